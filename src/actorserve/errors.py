@@ -1,0 +1,164 @@
+"""Every error that crosses a floor. Each class says who is to blame; none knows gRPC.
+
+The one table from these classes to status codes stands in `services/status.py`.
+What must not live here: anything that imports trio, grpclib, torch or another floor.
+"""
+
+from __future__ import annotations
+
+
+class ActorserveError(Exception):
+    """Base of the errors below. Raise a subclass."""
+
+
+# --- the caller's request is at fault -------------------------------------------------
+
+
+class BadInput(ActorserveError):
+    """The request is wrong: `field` names where, `text` says what would be right.
+
+    A handler may raise or return it: only its own item fails.
+    """
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(field, text)
+        self.field = field
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.text}"
+
+
+class NoSuchModel(ActorserveError):
+    """No model of this name, or no such version of it, is registered."""
+
+    def __init__(self, name: str, version: str = "") -> None:
+        super().__init__(name, version)
+        self.name = name
+        self.version = version
+
+    def __str__(self) -> str:
+        if self.version:
+            return f"Model version: {self.version} does not exist for model: {self.name}"
+        return f"Model not found: {self.name}"
+
+
+class AlreadyRegistered(ActorserveError):
+    """A model of this name and version exists already."""
+
+
+class WrongState(ActorserveError):
+    """The request is well formed, but the system's state forbids it; trying again will not help."""
+
+
+class Unsupported(ActorserveError):
+    """The contract has this, the server does not (yet)."""
+
+
+class TooLarge(ActorserveError):
+    """A message above a limit. Sizes in bytes."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(what, size, limit)
+        self.what = what
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.what} of {self.size} bytes is larger than the limit of {self.limit} bytes"
+
+
+# --- the server cannot answer now ------------------------------------------------------
+
+
+class Overloaded(ActorserveError):
+    """The mailbox is full: try again after `retry_after_s` seconds."""
+
+    def __init__(self, name: str, limit: int, retry_after_s: float) -> None:
+        super().__init__(name, limit, retry_after_s)
+        self.name = name
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"model {self.name}: {self.limit} requests are waiting already (queue_size)"
+
+
+class Unavailable(ActorserveError):
+    """The model cannot answer. Raise a subclass; `reason` is what a client can switch on."""
+
+    reason = "UNAVAILABLE"
+
+
+class ActorCrashed(Unavailable):
+    """The worker died with this request in hand. Another try may work."""
+
+    reason = "CRASHED"
+
+
+class ActorGone(Unavailable):
+    """The model was given up after too many failures in a row. Trying again will not help."""
+
+    reason = "GIVEN_UP"
+
+
+class NoWorkers(Unavailable):
+    """The model is registered but has no worker."""
+
+    reason = "NO_WORKERS"
+
+
+class Draining(Unavailable):
+    """The server drains; another server may answer."""
+
+    reason = "DRAINING"
+
+
+class Expired(ActorserveError):
+    """The request's deadline passed before it was answered."""
+
+
+# --- the model's code is at fault --------------------------------------------------------
+
+
+class HandlerRaised(ActorserveError):
+    """The handler raised `kind` (the exception's type name) with `text`."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(kind, text)
+        self.kind = kind
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}" if self.text else self.kind
+
+
+class LoadFailed(ActorserveError):
+    """The model could not be loaded. `permanent`: no restart can mend it."""
+
+    def __init__(self, text: str, *, permanent: bool = True) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+
+
+class StartupTimeout(ActorserveError):
+    """The model was not READY within `startup_timeout_s`."""
+
+
+# --- the operator is at fault ------------------------------------------------------------
+
+
+class ConfigError(ActorserveError):
+    """The configuration is wrong: `key` names where, `text` says what would be right."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(key, text)
+        self.key = key
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.text}" if self.key else self.text
+
+
+class StartFailed(ActorserveError):
+    """The server cannot start, for example because its port is in use."""
