@@ -1,0 +1,170 @@
+"""Header blocks: decoding behind one door, encoding without state, and the rules of header lists.
+
+What lives here: `decoder()` over jh2's Rust decoder or python-hyper's, literal encoding (RFC 7541), the checks of
+RFC 9113 §8.2 and §8.3, and the split of a list into what protocols read (`fields`) and the rest (`metadata`).
+What must not: any other file knows which library decodes; nothing here knows streams, gRPC's meaning, or I/O.
+
+Rules
+1. We never fill the peer's dynamic table: each block is made of static indices and literals without indexing, so that
+   constant blocks stay valid for ever. The first block of a connection begins with `TABLE_SIZE_ZERO` (RFC 7541 §6.3).
+2. A block that does not decode is COMPRESSION_ERROR of the connection (RFC 9113 §4.3), for the table is lost with it.
+   A list far above the limit ends the connection too (ENHANCE_YOUR_CALM); one just above it costs its own stream only.
+3. Names are lower-case tokens, values hold no NUL, CR, LF and no white space at their ends (§8.2.1). No field of the
+   connection (§8.2.2); `te` is `trailers` or absent. Pseudo-fields come first, once each, and known (§8.3).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import hpack
+from jh2 import _hazmat
+
+from actorserve.services.transport.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
+
+Fields = dict[bytes, bytes]
+Pairs = list[tuple[bytes, bytes]]
+Decode = Callable[[bytes], Sequence[Sequence[Any]]]
+
+TABLE_SIZE_ZERO = b"\x20"
+HARD_LIMIT_FACTOR = 4  # how far above the advertised list size a block may go before the connection ends
+
+
+class Malformed(Exception):  # noqa: N818  the RFC's word (§8.1.1)
+    """The header list breaks a rule of §8.2 or §8.3: a stream error."""
+
+
+class ListTooLarge(Exception):  # noqa: N818  says what is wrong
+    """The header list is above the advertised MAX_HEADER_LIST_SIZE."""
+
+
+def decoder(max_header_list: int, library: str = "jh2") -> Decode:
+    """Give a stateful decoder of header blocks. It raises ConnectionFault and nothing else."""
+    hard = max_header_list * HARD_LIMIT_FACTOR
+    raw: Callable[[bytes, bool], Sequence[Sequence[Any]]]
+    oversized: type[Exception]
+    if library == "jh2":
+        raw, oversized = _hazmat.Decoder(hard).decode, _hazmat.OversizedHeaderListError
+        broken: tuple[type[Exception], ...] = (_hazmat.HPACKError,)
+    elif library == "hpack":
+        python = hpack.Decoder(hard)
+        raw, oversized = python.decode, hpack.OversizedHeaderListError
+        broken = (hpack.HPACKError, UnicodeDecodeError, IndexError)
+    else:
+        raise ValueError(f"unknown HPACK library {library!r}")
+
+    def decode(block: bytes) -> Sequence[Sequence[Any]]:
+        try:
+            return raw(block, True)
+        except oversized as error:
+            raise ConnectionFault(ENHANCE_YOUR_CALM, "header list far above the limit") from error
+        except broken as error:
+            raise ConnectionFault(COMPRESSION_ERROR, "header block does not decode") from error
+
+    return decode
+
+
+# --- encoding ---------------------------------------------------------------------------
+
+
+def encode_integer(value: int, prefix_bits: int, first: int = 0) -> bytes:
+    """Give an integer with a prefix of so many bits under the bits of `first` (RFC 7541 §5.1)."""
+    limit = (1 << prefix_bits) - 1
+    if value < limit:
+        return bytes((first | value,))
+    out = bytearray((first | limit,))
+    value -= limit
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def encode_string(text: bytes) -> bytes:
+    """Give a string literal without Huffman coding (RFC 7541 §5.2)."""
+    return encode_integer(len(text), 7) + text
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """Give a literal field without indexing, with a new name (RFC 7541 §6.2.2)."""
+    return b"\x00" + encode_string(name) + encode_string(value)
+
+
+def literal_indexed(index: int, value: bytes) -> bytes:
+    """Give a literal field without indexing whose name is in the static table."""
+    return encode_integer(index, 4) + encode_string(value)
+
+
+def encode_pairs(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Give literals for all pairs."""
+    return b"".join(literal(name, value) for name, value in pairs)
+
+
+# Indices of the static table (RFC 7541, appendix A).
+STATUS_200 = b"\x88"
+METHOD_POST = b"\x83"
+SCHEME_HTTP = b"\x86"
+SCHEME_HTTPS = b"\x87"
+AUTHORITY, PATH, STATUS, CONTENT_TYPE, USER_AGENT = 1, 4, 8, 31, 58
+
+# --- the rules of header lists ------------------------------------------------------------
+
+REQUEST_PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
+RESPONSE_PSEUDO = frozenset({b":status"})
+NO_PSEUDO: frozenset[bytes] = frozenset()
+_KNOWN = frozenset(
+    {b"content-type", b"user-agent", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-status"}
+    | {b"grpc-message", b"grpc-status-details-bin", b"grpc-message-type", b"content-length"}
+)
+_FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+_name_ok = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
+_ends_in_space = re.compile(rb"(?:\A|\n)[ \t]|[ \t](?:\n|\Z)").search
+
+
+def split(block: Sequence[Sequence[Any]], pseudo: frozenset[bytes], limit: int) -> tuple[Fields, Pairs]:
+    """Check a decoded list and split it: what protocols read by name, and the rest in order.
+
+    Raises:
+        Malformed: rule 3 is broken.
+        ListTooLarge: the list is above `limit`, counted as in §6.5.2.
+    """
+    fields: Fields = {}
+    metadata: Pairs = []
+    regular = False
+    values = []
+    size = 0
+    for item in block:
+        name = item[0]
+        value = item[1]
+        values.append(value)
+        size += len(name) + len(value)
+        if name in pseudo:
+            if regular or name in fields:
+                raise Malformed(f"pseudo-field {name!r} is repeated or late")
+        elif name in _KNOWN:
+            regular = True
+        else:
+            regular = True
+            if name != b"te":
+                if name in _FORBIDDEN or not _name_ok(name):
+                    raise Malformed(f"field name {name!r} is not allowed")
+                metadata.append((name, value))
+                continue
+            if value != b"trailers":
+                raise Malformed("te is not trailers")
+        fields[name] = value
+    joined = b"\n".join(values)
+    if b"\0" in joined or b"\r" in joined or joined.count(b"\n") >= max(len(values), 1) or _ends_in_space(joined):
+        raise Malformed("a field value holds a character that is not allowed")
+    if size + 32 * len(values) > limit:
+        raise ListTooLarge(f"header list of {size + 32 * len(values)} octets is above the limit of {limit}")
+    return fields, metadata
+
+
+def check_request(fields: Fields) -> None:
+    """Raise Malformed unless the request's pseudo-fields are all there (§8.3.1). CONNECT is not spoken here."""
+    if b":method" not in fields or b":scheme" not in fields or not fields.get(b":path"):
+        raise Malformed("a pseudo-field of the request is missing")
