@@ -22,8 +22,11 @@ MAX_PIXELS = 50_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
-def open_picture(data: bytes, field: str = "data") -> Image.Image:
-    """The picture as 8-bit RGB, turned as its EXIF orientation says; transparency lies on white."""
+def open_picture(data: bytes, field: str = "data", *, enough: int = 0) -> Image.Image:
+    """The picture as 8-bit RGB, turned as its EXIF orientation says; transparency lies on white.
+
+    `enough`: no side need be longer than this many pixels, so a large JPEG may be decoded at a half or a quarter.
+    """
     if not data:
         raise BadInput(field, "empty: send the bytes of a picture")
     try:
@@ -31,6 +34,8 @@ def open_picture(data: bytes, field: str = "data") -> Image.Image:
             warnings.simplefilter("ignore")  # PIL warns about sizes and metadata that are judged here
             with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                 _check_size(picture, field)
+                if enough:
+                    picture.draft("RGB", (enough, enough))
                 picture.load()
                 return _on_white(ImageOps.exif_transpose(picture))
     except BadInput:
