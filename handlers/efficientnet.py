@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 in plain torch, for inference: batch norms are folded into the convolutions before them.
 
-The Lite family is EfficientNet without squeeze-and-excitation and with ReLU6 for swish; a convolution of stride 2 pads as
-TensorFlow's SAME does (less before than after).
+The Lite family is EfficientNet without squeeze-and-excitation and with ReLU6 for swish; a convolution of stride 2 pads
+as TensorFlow's SAME does (less before than after).
 What must not live here: pictures, labels, files. The sources are the EfficientNet paper (Tan and Le 2019, table 1), the
 Lite notes in TensorFlow's repository, and the names of the weights in the checkpoint.
 """
