@@ -15,7 +15,7 @@ Rules
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import anyio.abc
@@ -62,7 +62,7 @@ class Channel:
         channel._given = stream
         return channel
 
-    async def __aenter__(self) -> Channel:
+    async def __aenter__(self) -> Self:
         self._connecting = anyio.Lock()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
@@ -85,7 +85,7 @@ class Channel:
         request_type: type[Any],
         reply_type: type[Any],
         *,
-        timeout: float | None = None,  # noqa: ASYNC109  grpclib's signature
+        timeout: float | None = None,
         deadline: Deadline | None = None,
         metadata: MetadataLike | None = None,
     ) -> ClientStream:

@@ -1,0 +1,175 @@
+"""One child of the supervisor: a replica's life across its incarnations.
+
+It runs an incarnation, asks supervision.judge what its end means, and does that. Its state, counts and
+reasons are what the tree shows. What must not live here: the decision (supervision.py), the worker
+(model_actor.py), the other children (supervisor.py).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from actorserve.actors.mailbox import Mailbox
+from actorserve.actors.messages import ChildSpec, Crashed, Exit, Killed, ReplicaView, State
+from actorserve.actors.model_actor import ActorSettings, Incarnation
+from actorserve.actors.reply import Reply, fail_quietly
+from actorserve.actors.supervision import GiveUp, Gone, RestartAfter, judge
+from actorserve.errors import ActorserveError, LoadFailed, StartupTimeout, Unavailable
+
+log = structlog.get_logger("actorserve.model")
+
+ALIVE = frozenset((State.LOADING, State.READY, State.RESTARTING))
+
+
+class Child:
+    """See the module's docstring. `on_change` is called after each change of `state`."""
+
+    def __init__(
+        self,
+        spec: ChildSpec,
+        mailbox: Mailbox,
+        settings: ActorSettings,
+        *,
+        stable_after_s: float,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.spec = spec
+        self.state = State.LOADING
+        self.reason = ""
+        self.ready: Reply[None] = Reply()
+        self.gone = trio.Event()
+        self._mailbox = mailbox
+        self._settings = settings
+        self._stable_after_s = stable_after_s
+        self._on_change = on_change
+        self._scope = trio.CancelScope()
+        self._stop = trio.Event()
+        self._incarnation: Incarnation | None = None
+        self._number = 0
+        self._restarts = 0
+        self._failures = 0
+        self._last_exit: Exit | None = None
+        self._started_at = time.time()
+        self._log = log.bind(model=spec.model.key, worker=spec.index)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it answers, or will."""
+        return self.state in ALIVE
+
+    def drain(self) -> None:
+        """Take nothing more, finish what is in hand, end. Idempotent."""
+        self._stop.set()
+        if self._incarnation is not None and self.state is State.READY:
+            self._change(State.DRAINING)
+            self._incarnation.drain()
+        elif self.is_alive:
+            self.kill()
+
+    def kill(self) -> None:
+        """End now; what is in hand fails with ActorCrashed."""
+        self._stop.set()
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Live until drained, killed or given up. Runs in the supervisor's nursery."""
+        try:
+            with self._scope:
+                await self._run_incarnations()
+        finally:
+            if self.state is not State.FAILED:
+                self._last_exit = self._last_exit or Killed()
+                self._change(State.DRAINING)
+            fail_quietly(self.ready, Unavailable(f"worker {self.spec.name} was stopped before it was READY"))
+            self.gone.set()
+
+    async def _run_incarnations(self) -> None:
+        while True:
+            self._number += 1
+            incarnation = self._incarnation = Incarnation(self.spec, self._mailbox, self._settings, self._on_ready)
+            self._last_exit = None
+            exit = await incarnation.run()
+            self._incarnation = None
+            self._last_exit = exit
+            delay = self._after(exit, incarnation)
+            if delay is None:
+                return
+            with trio.move_on_after(delay):
+                await self._stop.wait()
+                return
+
+    def _on_ready(self, seconds: float) -> None:
+        self._started_at = time.time()
+        self.reason = ""
+        self._change(State.READY)
+        pid = self._incarnation.pid if self._incarnation is not None else None
+        self._log.info("worker ready", pid=pid, seconds=round(seconds, 3), incarnation=self._number)
+        if not self.ready.is_set:
+            self.ready.set(None)
+        if self._stop.is_set():
+            self.drain()
+
+    def _after(self, exit: Exit, incarnation: Incarnation) -> float | None:
+        """Do what the verdict on an ended incarnation says; seconds to wait for the next, None for the end."""
+        stable = incarnation.ready_at is not None and trio.current_time() - incarnation.ready_at >= self._stable_after_s
+        verdict = judge(
+            exit,
+            restart=self.spec.restart,
+            stopping=self._stop.is_set() or self._mailbox.closed,
+            proven=incarnation.answered > 0 or stable,
+            failures=self._failures,
+            max_restarts=self.spec.model.max_restarts,
+            luck=random.random(),  # noqa: S311  # jitter, not a secret
+        )
+        cause = exit.cause if isinstance(exit, Crashed) else ""
+        match verdict:
+            case RestartAfter(delay, failures):
+                self._failures = failures
+                self._restarts += 1
+                self.reason = cause
+                self._change(State.RESTARTING)
+                self._log.warning("worker died, restarting", cause=cause, after_s=round(delay, 2), failures=failures)
+                return delay
+            case GiveUp(reason, failures):
+                self._failures = failures
+                self._give_up(reason, exit)
+            case Gone():
+                pass
+        return None
+
+    def _give_up(self, reason: str, exit: Exit) -> None:
+        self.reason = reason
+        self._change(State.FAILED)
+        self._log.error("worker failed", reason=reason)
+        error: ActorserveError = LoadFailed(reason)
+        if isinstance(exit, Crashed) and exit.timed_out:
+            error = StartupTimeout(reason)
+        fail_quietly(self.ready, error)
+
+    def _change(self, state: State) -> None:
+        if state is not self.state:
+            self.state = state
+            self._on_change()
+
+    def view(self) -> ReplicaView:
+        """What the tree shows of it."""
+        incarnation = self._incarnation
+        return ReplicaView(
+            name=self.spec.name,
+            index=self.spec.index,
+            device=self.spec.device,
+            state=self.state,
+            incarnation=self._number,
+            pid=None if incarnation is None else incarnation.pid,
+            restarts=self._restarts,
+            failures_in_a_row=self._failures,
+            last_exit=self._last_exit,
+            reason=self.reason,
+            started_at=self._started_at,
+            in_hand=0 if incarnation is None else incarnation.in_hand,
+        )

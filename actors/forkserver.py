@@ -1,0 +1,304 @@
+"""The server's end of the forkserver: starts it, orders forks, hears of their ends, starts it anew.
+
+The rules stand in forkserver_main.py and design §3. The server itself never forks, only execs:
+`subprocess.Popen` in trio's own thread and without preexec_fn, since PR_SET_PDEATHSIG follows the thread
+that spawned (a child started from trio's thread pool was killed 10 s later, when the pool's thread idled out).
+Workers are waited for and signalled through a pidfd, never by number.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import structlog
+import trio
+
+from actorserve.actors.messages import ChildSpec
+from actorserve.actors.reply import Reply, fail_quietly
+from actorserve.actors.worker_process import Worker
+from actorserve.errors import ActorserveError
+
+FORK_TIMEOUT_S = 10.0
+STATUS_TIMEOUT_S = 2.0
+RESTART_PAUSE_S = 0.5
+KEPT = frozenset(("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH"))
+KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "HF_")
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+log = structlog.get_logger("actorserve.forkserver")
+
+
+class ForkFailed(ActorserveError):
+    """No worker could be forked; another try may work."""
+
+
+class ForkRefused(ActorserveError):
+    """The forkserver has more than one thread and must not fork."""
+
+
+def worker_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:
+    """What of the server's environment a worker sees (contracts §4): never its secrets."""
+    kept = {k: v for k, v in environment.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}
+    return kept | ONE_THREAD | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+@dataclass(eq=False)
+class WorkerProcess:
+    """A worker that the forkserver forked, or that was exec'd (`popen`)."""
+
+    pid: int | None
+    pidfd: int
+    stdout: int
+    stderr: int
+    popen: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self._status: Reply[int] = Reply()
+
+    def report(self, status: int) -> None:
+        """The forkserver has reaped it."""
+        if not self._status.is_set:
+            self._status.set(status)
+
+    async def wait(self) -> int:
+        """See `Process.wait`."""
+        if self.pidfd >= 0:
+            await trio.lowlevel.wait_readable(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = -1
+            if self.popen is not None:
+                self.report(self.popen.wait())
+        with trio.move_on_after(STATUS_TIMEOUT_S):
+            return await self._status.wait()
+        return -signal.SIGKILL  # the forkserver died with it: PDEATHSIG
+
+    def kill(self) -> None:
+        """SIGKILL through the pidfd."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def outputs(self) -> list[tuple[str, int]]:
+        """See `Process.outputs`."""
+        return [("stdout", self.stdout), ("stderr", self.stderr)]
+
+
+class Forkserver:
+    """One forkserver process after the other, and the workers that they forked."""
+
+    def __init__(self, *, environment: Mapping[str, str] | None = None, python: str = sys.executable) -> None:
+        self._environment = dict(os.environ if environment is None else environment)
+        self._python = python
+        self._numbers = count(1)
+        self._pending: dict[int, Reply[tuple[int, int]]] = {}
+        self._workers: dict[int, WorkerProcess] = {}
+        self._early: dict[int, int | None] = {}  # forked, not adopted yet: its status if it has ended already
+        self._sock: trio.socket.SocketType | None = None
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._warm = trio.Event()
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The forkserver's pid while it runs."""
+        return None if self._popen is None else self._popen.pid
+
+    async def run(self) -> None:
+        """Keep a forkserver running until cancelled; the workers end with it."""
+        try:
+            while True:
+                began = trio.current_time()
+                await self._run_once()
+                log.error("forkserver ended", status=self._popen.returncode if self._popen else None)
+                if trio.current_time() - began < RESTART_PAUSE_S:
+                    await trio.sleep(RESTART_PAUSE_S)
+        finally:
+            self._stop()
+
+    async def _run_once(self) -> None:
+        sock = self._start()
+        try:
+            while True:
+                data, ancillary, _flags, _address = await sock.recvmsg(1 << 18, socket.CMSG_SPACE(4))
+                if not data:
+                    return
+                self._hear(json.loads(data), ancillary)
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE, errno.EBADF):
+                raise
+        finally:
+            self._stop()
+
+    def _start(self) -> trio.socket.SocketType:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._popen = subprocess.Popen(
+                [self._python, "-P", "-m", "actorserve.actors.forkserver_main", str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=worker_environment(self._environment, threads=1),
+                start_new_session=True,
+            )
+        self.starts += 1
+        self._sock = trio.socket.from_stdlib_socket(ours)
+        log.debug("forkserver started", pid=self._popen.pid)
+        return self._sock
+
+    def _stop(self) -> None:
+        if self._popen is None:
+            return
+        self._popen.kill()
+        self._popen.wait()  # SIGKILL: does not take long
+        self._popen = None
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+        self._warm = trio.Event()
+        for reply in self._pending.values():
+            fail_quietly(reply, ForkFailed("the forkserver died"))
+        self._pending.clear()
+        self._workers.clear()
+        self._early.clear()
+
+    def _hear(self, said: dict[str, Any], ancillary: list[tuple[int, int, bytes]]) -> None:
+        match said:
+            case {"warm": True}:
+                self._warm.set()
+                log.debug("forkserver warm")
+            case {"forked": number, "pid": pid}:
+                self._forked(number, pid, array.array("i", ancillary[0][2])[0])
+            case {"refused": number, "threads": threads}:
+                self._answer(number, ForkRefused(f"the forkserver has {threads} threads"))
+            case {"failed": number, "why": text}:
+                self._answer(number, ForkFailed(f"the forkserver could not fork: {text}"))
+            case {"ended": pid, "status": status}:
+                worker = self._workers.pop(pid, None)
+                if worker is not None:
+                    worker.report(status)
+                elif pid in self._early:
+                    self._early[pid] = status
+            case other:
+                log.error("the forkserver said what nobody understands", said=other)
+
+    def _answer(self, number: int, error: ActorserveError) -> None:
+        reply = self._pending.pop(number, None)
+        if reply is not None:
+            fail_quietly(reply, error)
+
+    def _forked(self, number: int, pid: int, pidfd: int) -> None:
+        reply = self._pending.pop(number, None)
+        if reply is None or reply.abandoned:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+        else:
+            self._early[pid] = None
+            reply.set((pid, pidfd))
+
+    async def wait_warm(self) -> None:
+        """Wait until torch is imported and forks can be ordered."""
+        while not self._warm.is_set():
+            await self._warm.wait()
+
+    async def fork(self, environment: Mapping[str, str], descriptors: tuple[int, int, int]) -> tuple[int, int]:
+        """Order a fork that runs a worker on (socket, stdout, stderr); gives (pid, pidfd).
+
+        ForkFailed, ForkRefused. Not answered within 10 s: the forkserver is killed and started anew.
+        Cancelling kills the worker that was ordered.
+        """
+        await self.wait_warm()
+        if self._sock is None:
+            raise ForkFailed("the forkserver died")
+        number = next(self._numbers)
+        reply = self._pending[number] = Reply()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
+        try:
+            await self._sock.sendmsg([json.dumps({"fork": number, "env": dict(environment)}).encode()], rights)
+            with trio.move_on_after(FORK_TIMEOUT_S):
+                return await reply.wait()
+        except OSError as error:
+            self._pending.pop(number, None)
+            raise ForkFailed(f"the forkserver died: {error}") from error
+        finally:
+            reply.abandon()
+        log.error("forkserver did not answer, starting it anew", timeout_s=FORK_TIMEOUT_S)
+        if self._popen is not None:
+            self._popen.kill()
+        raise ForkFailed(f"the forkserver did not answer within {FORK_TIMEOUT_S:.0f} s")
+
+    def adopt(self, worker: WorkerProcess) -> None:
+        """Deliver the end of a forked worker to it."""
+        assert worker.pid is not None  # noqa: S101  # narrows the type: a forked worker has one
+        status = self._early.pop(worker.pid, None)
+        if status is None:
+            self._workers[worker.pid] = worker
+        else:
+            worker.report(status)
+
+
+class ProcessSpawner:
+    """Real workers: forked, or exec'd where the forkserver refuses."""
+
+    def __init__(self, forkserver: Forkserver, environment: Mapping[str, str] | None = None) -> None:
+        self._forkserver = forkserver
+        self._environment = dict(os.environ if environment is None else environment)
+        self._said_exec = False
+
+    async def spawn(self, child: ChildSpec) -> Worker:
+        """See `Spawner.spawn`. ForkFailed if no worker can be had."""
+        environment = worker_environment(self._environment, child.model.threads)
+        ours, theirs = socket.socketpair()
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        try:
+            pid, pidfd, popen = await self._process(environment, (theirs.fileno(), out_write, err_write))
+        except BaseException:
+            ours.close()
+            os.close(out_read)
+            os.close(err_read)
+            raise
+        finally:
+            theirs.close()
+            os.close(out_write)
+            os.close(err_write)
+        process = WorkerProcess(pid, pidfd, out_read, err_read, popen)
+        if popen is None:
+            self._forkserver.adopt(process)
+        return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process)
+
+    async def _process(
+        self, environment: Mapping[str, str], descriptors: tuple[int, int, int]
+    ) -> tuple[int, int, subprocess.Popen[bytes] | None]:
+        try:
+            return (*await self._forkserver.fork(environment, descriptors), None)
+        except ForkRefused as refusal:
+            if not self._said_exec:
+                self._said_exec = True
+                log.warning("workers are exec'd instead of forked, which takes seconds each", why=str(refusal))
+        sock, out, err = descriptors
+        popen = subprocess.Popen(
+            [sys.executable, "-P", "-m", "actorserve.actors.worker_main", str(sock), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            pass_fds=(sock,),
+            env=dict(environment),
+            process_group=0,
+        )
+        return popen.pid, os.pidfd_open(popen.pid), popen

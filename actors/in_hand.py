@@ -1,0 +1,241 @@
+"""What one worker has in hand: batches and streams on their way, and how each of them ends.
+
+It turns envelopes into frames and frames into endings; it starts nothing and waits for nothing. Exactly one
+ending for each envelope: its answer, its own error, or what `abandon_all` says when the worker dies.
+
+What must not live here: sockets, tasks, who is in a batch (batching.py), restarts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from itertools import count
+
+import trio
+
+from actorserve.actors import wire
+from actorserve.actors.mailbox import Envelope
+from actorserve.actors.messages import Answer, Generate, Metadata
+from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
+from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Frame, Item, Kind, Outcome
+from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised, TooLarge
+
+NEVER = float("inf")
+
+
+def failure(outcome: int, data: bytes) -> ActorserveError:
+    """The error that an item's ending stands for."""
+    match outcome:
+        case Outcome.BAD_INPUT:
+            return BadInput(*wire.read_error_data(data))
+        case Outcome.RAISED:
+            return HandlerRaised(*wire.read_error_data(data))
+        case Outcome.EXPIRED:
+            return Expired("the deadline passed before the batch began")
+        case Outcome.CANCELLED:
+            return Expired("the caller had gone")
+        case other:
+            raise wire.WireError(f"unknown outcome {other}")
+
+
+def nanoseconds(deadline: float) -> int:
+    """A deadline of trio's clock as CLOCK_MONOTONIC nanoseconds; 0 for none."""
+    if deadline == NEVER:
+        return 0
+    return time.monotonic_ns() + int((deadline - trio.current_time()) * 1e9)
+
+
+class _Batch:
+    """A batch that was written to the worker."""
+
+    __slots__ = ("begun", "envelopes")
+
+    def __init__(self, envelopes: dict[int, Envelope]) -> None:
+        self.envelopes = envelopes
+        self.begun = False
+
+
+class _Opened:
+    """A stream that was opened, and the credit that has to be given back for it."""
+
+    __slots__ = ("bytes", "chunks", "envelope", "gathered", "size")
+
+    def __init__(self, envelope: Envelope) -> None:
+        self.envelope = envelope
+        self.gathered: list[bytes] | None = None if isinstance(envelope.message, Generate) else []
+        self.size = 0
+        self.chunks = 0
+        self.bytes = 0
+
+
+class InHand:
+    """The books of one incarnation. `write` queues bytes for the worker and never waits."""
+
+    def __init__(self, write: Callable[[bytes], None], *, gather_limit: int) -> None:
+        self._write = write
+        self._gather_limit = gather_limit
+        self._ids = count(1)
+        self._batches: OrderedDict[int, _Batch] = OrderedDict()
+        self._streams: dict[int, _Opened] = {}
+        self.answered = 0
+
+    @property
+    def batches(self) -> int:
+        """How many batches are on their way."""
+        return len(self._batches)
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    @property
+    def items(self) -> int:
+        """How many envelopes are in hand."""
+        return len(self._streams) + sum(len(batch.envelopes) for batch in self._batches.values())
+
+    # --- to the worker ----------------------------------------------------------------------
+
+    def send_batch(self, envelopes: Iterable[Envelope]) -> None:
+        """Write one batch. A caller who goes later is told to the worker, which drops the item."""
+        batch_id = next(self._ids)
+        members: dict[int, Envelope] = {}
+        items: list[Item] = []
+        for envelope in envelopes:
+            id = next(self._ids)
+            members[id] = envelope
+            items.append(self._item(id, envelope))
+            envelope.reply.on_abandon = lambda id=id: self._cancel(id)
+        self._batches[batch_id] = _Batch(members)
+        self._write(wire.batch(batch_id, items))
+
+    def open_stream(self, envelope: Envelope) -> None:
+        """Open one stream."""
+        id = next(self._ids)
+        opened = self._streams[id] = _Opened(envelope)
+        reply = envelope.reply
+        reply.on_abandon = lambda: self._cancel(id)
+        if isinstance(reply, ReplyStream):
+            reply.on_taken = lambda chunks, size: self._credit(id, opened, chunks, size)
+        self._write(wire.open_stream(self._item(id, envelope)))
+
+    def _item(self, id: int, envelope: Envelope) -> Item:
+        message = envelope.message
+        return Item(id, nanoseconds(envelope.deadline), message.id, message.inputs, message.metadata)
+
+    def _cancel(self, id: int) -> None:
+        self._write(wire.frame(Kind.CANCEL, id))
+
+    def _credit(self, id: int, opened: _Opened, chunks: int, size: int) -> None:
+        """Give credit back at half (contracts §2), so that it does not cost a frame a chunk."""
+        opened.chunks += chunks
+        opened.bytes += size
+        if opened.chunks * 2 >= CREDIT_CHUNKS or opened.bytes * 2 >= CREDIT_BYTES:
+            if id in self._streams:
+                self._write(wire.credit(id, opened.chunks, opened.bytes))
+            opened.chunks = opened.bytes = 0
+
+    # --- from the worker --------------------------------------------------------------------
+
+    def hear(self, frame: Frame) -> None:
+        """Take one of BEGUN, RESULT, CHUNK, DONE, ERROR. WireError for ids that make no sense."""
+        match frame.kind:
+            case Kind.RESULT:
+                self._result(frame)
+            case Kind.CHUNK:
+                self._chunk(frame)
+            case Kind.BEGUN:
+                self._batch(frame).begun = True
+            case Kind.DONE:
+                self._done(self._streams.pop(frame.id, None), wire.read_done(frame.payload))
+            case Kind.ERROR:
+                opened = self._streams.pop(frame.id, None)
+                if opened is not None:
+                    self._end(opened.envelope, failure(*wire.read_error(frame.payload)))
+            case other:
+                raise wire.WireError(f"unexpected frame {Kind(other).name}")
+
+    def _batch(self, frame: Frame) -> _Batch:
+        try:
+            return self._batches[frame.id]
+        except KeyError:
+            raise wire.WireError(f"no batch {frame.id}") from None
+
+    def _result(self, frame: Frame) -> None:
+        batch = self._batch(frame)
+        del self._batches[frame.id]
+        envelopes = batch.envelopes
+        for id, outcome, data, trailers in wire.read_result(frame.payload):
+            envelope = envelopes.pop(id, None)
+            if envelope is None:
+                raise wire.WireError(f"no item {id} in batch {frame.id}")
+            if outcome:
+                self._end(envelope, failure(outcome, data))
+            else:
+                self._answer(envelope, data, trailers)
+        for envelope in envelopes.values():
+            self._end(envelope, HandlerRaised("WorkerError", "the worker did not answer this item"))
+
+    def _chunk(self, frame: Frame) -> None:
+        opened = self._streams.get(frame.id)
+        if opened is None:
+            return
+        reply = opened.envelope.reply
+        if isinstance(reply, ReplyStream):
+            if not reply.is_set:
+                reply.push(frame.payload)
+            return
+        assert opened.gathered is not None  # noqa: S101  # narrows the type: not a stream
+        opened.size += len(frame.payload)
+        if opened.size <= self._gather_limit:
+            opened.gathered.append(frame.payload)
+        elif not reply.is_set:
+            opened.gathered.clear()
+            self._end(opened.envelope, TooLarge("the gathered answer", opened.size, self._gather_limit))
+            self._cancel(frame.id)
+        self._credit(frame.id, opened, 1, len(frame.payload))
+
+    def _done(self, opened: _Opened | None, trailers: Metadata) -> None:
+        if opened is None:
+            return
+        if opened.gathered is not None:
+            self._answer(opened.envelope, b"".join(opened.gathered), trailers)
+        else:
+            self._answer(opened.envelope, None, trailers)
+
+    def _answer(self, envelope: Envelope, data: bytes | None, trailers: Metadata) -> None:
+        """End well. `data`: the one answer, None where the chunks were pushed already."""
+        self.answered += 1
+        reply = envelope.reply
+        if reply.is_set:
+            return
+        if isinstance(reply, Reply):
+            reply.set(Answer(data or b"", trailers))
+            return
+        if data is not None:
+            reply.push(data)
+        reply.finish(trailers)
+
+    def _end(self, envelope: Envelope, error: ActorserveError) -> None:
+        self.answered += 1
+        fail_quietly(envelope.reply, error)
+
+    # --- the worker's end ---------------------------------------------------------------------
+
+    def abandon_all(self, error: Callable[[], ActorserveError]) -> list[Envelope]:
+        """The worker is gone: what it had begun ends with `error()`; what it had not is returned, in order."""
+        untouched: list[Envelope] = []
+        for batch in self._batches.values():
+            for envelope in batch.envelopes.values():
+                envelope.reply.on_abandon = None
+                if batch.begun:
+                    fail_quietly(envelope.reply, error())
+                elif not envelope.reply.abandoned:
+                    untouched.append(envelope)
+        for opened in self._streams.values():
+            fail_quietly(opened.envelope.reply, error())
+        self._batches.clear()
+        self._streams.clear()
+        return untouched

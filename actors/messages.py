@@ -1,0 +1,225 @@
+"""What actors say to each other, as data.
+
+Frozen, slotted dataclasses and enums; no torch, no gRPC, no trio, no behaviour beyond a derived name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+Metadata = Mapping[str, str | bytes]
+
+
+# --- what a caller asks of a model ------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Infer:
+    """Ask for one answer. Replied to once, with an `Answer`."""
+
+    inputs: Mapping[str, bytes]
+    metadata: Metadata = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Ask for many answers. The reply is a `ReplyStream`."""
+
+    inputs: Mapping[str, bytes]
+    metadata: Metadata = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One item's result: the encoded answer, and trailing metadata that the handler set."""
+
+    data: bytes
+    trailers: Metadata = field(default_factory=dict)
+
+
+# --- what runs, as data -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model version: what its replicas run and how they are fed. Durations in seconds."""
+
+    name: str
+    version: str
+    handler: str
+    model_dir: Path
+    url: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    workers_min: int = 1
+    workers_max: int = 1
+    threads: int = 1
+    batch_size: int = 32
+    max_batch_delay_s: float = 0.0
+    queue_size: int = 100
+    startup_timeout_s: float = 120.0
+    response_timeout_s: float = 120.0
+    max_restarts: int = 5
+    loaded_at_startup: bool = False
+
+    @property
+    def key(self) -> str:
+        """`name/version`: the model version's name in logs."""
+        return f"{self.name}/{self.version}"
+
+
+class Restart(Enum):
+    """When a child is started again: always; only after a crash; never."""
+
+    PERMANENT = "permanent"
+    TRANSIENT = "transient"
+    TEMPORARY = "temporary"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """One replica: what to run, on which device, and what happens when it ends."""
+
+    model: ModelSpec
+    index: int
+    device: str = "cpu"
+    restart: Restart = Restart.TRANSIENT
+    grace_s: float = 30.0
+
+    @property
+    def name(self) -> str:
+        """`name/version#index`: the replica's name in logs and in the tree."""
+        return f"{self.model.key}#{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a worker's handler can do, as its READY says."""
+
+    infer: bool
+    generate: bool
+    continuous: bool = False
+
+    @property
+    def streams(self) -> bool:
+        """Whether it answers in pieces by itself."""
+        return self.generate or self.continuous
+
+
+class State(Enum):
+    """State of an actor. READY: loaded and warm."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    RESTARTING = "RESTARTING"
+    DRAINING = "DRAINING"
+    FAILED = "FAILED"
+
+
+# --- how one incarnation ended ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The child had nothing more to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The child was told to drain, and did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """The child was cancelled before it had drained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The child died by itself. `permanent`: no restart can mend it. `timed_out`: it was not READY in time."""
+
+    cause: str
+    permanent: bool = False
+    timed_out: bool = False
+
+
+Exit = Finished | Drained | Killed | Crashed
+
+
+# --- what is asked of the supervisor --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Register a model version and start its workers. The reply is given when every one is READY."""
+
+    model: ModelSpec
+    unregister_on_failure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Set how many workers a model version has. The reply is given when they are READY."""
+
+    name: str
+    version: str
+    workers_min: int
+    workers_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Drain a model version, then kill what is left after `grace_s`. The reply is given when it is gone."""
+
+    name: str
+    version: str
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Ask for a frozen snapshot of the tree."""
+
+
+# --- what Observe answers --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One replica as it is now. `ready_for_s`, `memory_bytes`: None where it is not READY."""
+
+    name: str
+    index: int
+    device: str
+    state: State
+    incarnation: int
+    pid: int | None
+    restarts: int
+    failures_in_a_row: int
+    last_exit: Exit | None
+    reason: str
+    started_at: float
+    in_hand: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model version as it is now."""
+
+    spec: ModelSpec
+    is_default: bool
+    state: State
+    waiting: int
+    replicas: tuple[ReplicaView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The supervisor's tree, frozen."""
+
+    models: tuple[ModelView, ...]

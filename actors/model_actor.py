@@ -1,0 +1,334 @@
+"""One incarnation of a model actor: it owns one worker from its spawn to its end.
+
+The tasks of an incarnation, all in one nursery: the worker's writer, its reader (frames -> endings), the
+two output pumps, the watch (hangs), and the loop that takes work from the mailbox. The first that finds
+the worker dead says why and cancels the others; what the worker had in hand then ends or goes back.
+
+What must not live here: restarts (supervisor.py decides), who is in a batch (batching.py), bytes (wire.py).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from actorserve.actors import batching, wire
+from actorserve.actors.in_hand import InHand
+from actorserve.actors.mailbox import Mailbox, Signal
+from actorserve.actors.messages import Capabilities, ChildSpec, Crashed, Drained, Exit, Killed
+from actorserve.actors.wire import Frame, Kind
+from actorserve.actors.worker_process import LineLimit, OutputPump, Spawner, Worker
+from actorserve.errors import ActorCrashed
+
+PING_EVERY_S = 1.0
+NO_PONG_S = 10.0
+REAP_S = 5.0
+
+log = structlog.get_logger("actorserve.model")
+
+
+@dataclass(frozen=True, slots=True)
+class ActorSettings:
+    """What every incarnation of every actor shares. `gather_limit`: bytes of one unary answer."""
+
+    spawner: Spawner
+    cache_dir: Path
+    path: tuple[str, ...] = ()
+    gather_limit: int = 6_553_500
+
+
+class Incarnation:
+    """See the module's docstring. `run` once."""
+
+    def __init__(
+        self, spec: ChildSpec, mailbox: Mailbox, settings: ActorSettings, on_ready: Callable[[float], None]
+    ) -> None:
+        self.spec = spec
+        self.ready_at: float | None = None
+        self.pid: int | None = None
+        self._mailbox = mailbox
+        self._settings = settings
+        self._on_ready = on_ready
+        self._signal = Signal()
+        self._draining = False
+        self._stopping = False
+        self._last_pong = 0.0
+        self._loaded = trio.Event()
+        self._ended = trio.Event()
+        self._died = False
+        self._failure: Crashed | None = None  # why, where the process's status does not say it
+        self._in_hand: InHand | None = None
+        self._log = log.bind(model=spec.model.key, worker=spec.index)
+
+    @property
+    def answered(self) -> int:
+        """How many envelopes this incarnation has ended."""
+        return 0 if self._in_hand is None else self._in_hand.answered
+
+    @property
+    def in_hand(self) -> int:
+        """How many envelopes its worker has."""
+        return 0 if self._in_hand is None else self._in_hand.items
+
+    def drain(self) -> None:
+        """Take nothing more from the mailbox, finish what is in hand, then end."""
+        self._draining = True
+        self._signal.set()
+
+    # --- from spawn to end --------------------------------------------------------------------
+
+    async def run(self) -> Exit:
+        """Live; returns how it ended. Cancelling kills the worker and fails what it has begun."""
+        try:
+            worker = await self._settings.spawner.spawn(self.spec)
+        except Exception as error:  # noqa: BLE001  # whatever a spawner raises is a failed start
+            return Crashed(f"no worker could be started: {error}")
+        self.pid = worker.process.pid
+        self._in_hand = InHand(worker.write, gather_limit=self._settings.gather_limit)
+        try:
+            exit = await self._live(worker, self._in_hand)
+        except BaseException:
+            self._release(Killed())
+            raise
+        self._release(exit)
+        return exit
+
+    def _release(self, exit: Exit) -> None:
+        """End or give back what the worker had in hand."""
+        cause = exit.cause if isinstance(exit, Crashed) else "it was stopped"
+        name = self.spec.model.name
+        assert self._in_hand is not None  # noqa: S101  # narrows the type: run() has set it
+        left = self._in_hand.abandon_all(lambda: ActorCrashed(f"the worker of model {name} died: {cause}"))
+        self._leave_lines()
+        self._mailbox.put_back(left)
+
+    def _leave_lines(self) -> None:
+        for waiters in (self._mailbox.idle, self._mailbox.busy, self._mailbox.roomy):
+            waiters.discard(self._signal)
+
+    async def _live(self, worker: Worker, in_hand: InHand) -> Exit:
+        status = -signal.SIGKILL
+        async with trio.open_nursery() as pumps:
+            for name, descriptor in worker.process.outputs():
+                pump = OutputPump(descriptor, self._emit(name), LineLimit())
+                pumps.start_soon(pump.run, self._ended.wait)
+            try:
+                drained = await self._work(worker, in_hand)
+            finally:
+                with trio.CancelScope(shield=True):
+                    status = await self._bury(worker)
+                self._ended.set()
+        if drained:
+            return Drained()
+        return self._failure or Crashed(describe_status(status))
+
+    async def _work(self, worker: Worker, in_hand: InHand) -> bool:
+        """Load, serve, and drain; True if it drained, False if the worker died (see `_failure`)."""
+        drained = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.run_writer)
+            nursery.start_soon(self._read, worker, in_hand, nursery.cancel_scope)
+            await self._load(worker)
+            nursery.start_soon(self._watch, worker, in_hand)
+            await self._take_until_drained(in_hand)
+            await self._say_stop(worker)
+            drained = True
+            nursery.cancel_scope.cancel()
+        return drained
+
+    def _kill(self, worker: Worker, why: Crashed) -> None:
+        """End a worker that is no good; the reader then reads the socket to its end."""
+        if self._failure is None:
+            self._failure = why
+        worker.process.kill()
+
+    async def _say_stop(self, worker: Worker) -> None:
+        """Ask the worker to close its handler and end; the reader sees the end of the socket."""
+        self._stopping = True
+        worker.write(wire.frame(Kind.STOP))
+        with trio.move_on_after(self.spec.grace_s):
+            await worker.process.wait()
+
+    async def _bury(self, worker: Worker) -> int:
+        """Make sure that the process is gone; its exit status."""
+        await trio.aclose_forcefully(worker)
+        if self._died:
+            with trio.move_on_after(REAP_S):
+                return await worker.process.wait()
+        worker.process.kill()
+        return await worker.process.wait()
+
+    # --- loading --------------------------------------------------------------------------------
+
+    async def _load(self, worker: Worker) -> None:
+        model = self.spec.model
+        content: dict[str, Any] = {
+            "name": model.name,
+            "version": model.version,
+            "handler": model.handler,
+            "device": self.spec.device,
+            "model_dir": str(model.model_dir),
+            "options": dict(model.options),
+            "cache_dir": str(self._settings.cache_dir),
+            "threads": model.threads,
+            "path": [*self._settings.path, str(model.model_dir)],
+        }
+        began = trio.current_time()
+        worker.write(wire.note(Kind.LOAD, content))
+        with trio.move_on_after(model.startup_timeout_s) as timeout:
+            await self._loaded.wait()
+        if timeout.cancelled_caught:
+            cause = f"not READY within startup_timeout_s = {model.startup_timeout_s:g}"
+            self._kill(worker, Crashed(cause, timed_out=True))
+            await trio.sleep_forever()  # until the reader has found the end of the socket
+        self.ready_at = self._last_pong = trio.current_time()
+        self._on_ready(self.ready_at - began)
+
+    # --- what the worker says ---------------------------------------------------------------------
+
+    async def _read(self, worker: Worker, in_hand: InHand, scope: trio.CancelScope) -> None:
+        """Until the end of the socket; then the worker is dead, and the incarnation with it."""
+        try:
+            while frames := await worker.receive():
+                before = in_hand.batches, in_hand.streams
+                for frame in frames:
+                    self._hear(frame, worker, in_hand)
+                if (in_hand.batches, in_hand.streams) != before:
+                    self._signal.set()
+        except wire.WireError as error:
+            self._kill(worker, Crashed(f"the worker broke the protocol: {error}"))
+        if not self._stopping:
+            self._died = True
+            scope.cancel()
+
+    def _hear(self, frame: Frame, worker: Worker, in_hand: InHand) -> None:
+        match frame.kind:
+            case Kind.PONG:
+                self._last_pong = trio.current_time()
+                limit = self.spec.model.response_timeout_s
+                if wire.read_pong(frame.payload) > limit:
+                    self._kill(worker, Crashed(f"no answer within response_timeout_s = {limit:g}"))
+            case Kind.LOG:
+                self._relay(wire.read_note(frame.payload))
+            case Kind.READY:
+                said = wire.read_note(frame.payload)
+                self._mailbox.learn(Capabilities(said["infer"], said["generate"], said["continuous"]))
+                self._loaded.set()
+            case Kind.FAILED:
+                said = wire.read_note(frame.payload)
+                self._failure = Crashed(said["reason"], permanent=said["permanent"])
+            case _:
+                in_hand.hear(frame)
+
+    def _relay(self, said: dict[str, Any]) -> None:
+        level = said["level"] if said["level"] in ("debug", "info", "warning", "error", "critical") else "info"
+        getattr(self._log, level)(said["text"], logger_name=said["logger"])
+
+    def _emit(self, stream: str) -> Callable[[str], None]:
+        def emit(line: str) -> None:
+            self._log.info(line, stream=stream)
+
+        return emit
+
+    # --- hangs ----------------------------------------------------------------------------------
+
+    async def _watch(self, worker: Worker, in_hand: InHand) -> None:
+        """Ping while work is out (contracts §2); kill a worker that hangs or does not answer."""
+        asked_since: float | None = None
+        while True:
+            await trio.sleep(PING_EVERY_S)
+            if not in_hand.items:
+                asked_since = None
+                continue
+            now = trio.current_time()
+            if asked_since is None:
+                asked_since = now
+            if now - max(self._last_pong, asked_since) > NO_PONG_S:
+                self._kill(worker, Crashed(f"no PONG within {NO_PONG_S:.0f} s"))
+            worker.write(wire.frame(Kind.PING))
+
+    # --- taking work ------------------------------------------------------------------------------
+
+    async def _take_until_drained(self, in_hand: InHand) -> None:
+        while True:
+            if not self._draining:
+                until = self._take(in_hand)
+                if self._mailbox.closed and not self._mailbox.waiting:
+                    self._draining = True
+            if self._draining:
+                until = float("inf")
+                self._leave_lines()
+                self._mailbox.wake_next()
+                if not in_hand.items:
+                    return
+            with trio.move_on_at(until):
+                await self._signal.wait()
+
+    def _take(self, in_hand: InHand) -> float:
+        """Take what the decision gives; returns when to look again, at the latest."""
+        mailbox, signal = self._mailbox, self._signal
+        self._leave_lines()
+        took_stream = self._take_streams(in_hand)
+        until = float("inf")
+        took_batch = False
+        while True:
+            decision = self._decide(in_hand)
+            if not isinstance(decision, batching.Take):
+                break
+            envelopes = mailbox.take(mailbox.batch_lane, decision.count)
+            if envelopes:
+                in_hand.send_batch(envelopes)
+                took_batch = True
+        if isinstance(decision, batching.WaitUntil):
+            until = decision.time
+        if not in_hand.batches:
+            mailbox.idle.add(signal)
+        elif in_hand.batches <= batching.PREFETCH:
+            mailbox.busy.add(signal)
+        if in_hand.streams < mailbox.batch_size:
+            mailbox.roomy.add(signal)
+        if (took_batch and mailbox.batch_lane and len(mailbox.idle)) or (took_stream and mailbox.stream_lane):
+            mailbox.wake_next()
+        return until
+
+    def _decide(self, in_hand: InHand) -> batching.Decision:
+        mailbox = self._mailbox
+        lane = mailbox.batch_lane
+        now = trio.current_time()
+        return batching.decide(
+            now=now,
+            waiting=len(lane),
+            oldest_arrival=lane[0].arrival if lane else now,
+            in_hand=in_hand.batches,
+            others_idle=len(mailbox.idle) > 0,
+            batch_size=mailbox.batch_size,
+            max_delay_s=0.0 if mailbox.closed else mailbox.max_delay_s,
+        )
+
+    def _take_streams(self, in_hand: InHand) -> bool:
+        mailbox = self._mailbox
+        share = batching.stream_share(
+            waiting=len(mailbox.stream_lane),
+            room=mailbox.batch_size - in_hand.streams,
+            idle_others=len(mailbox.roomy),
+        )
+        envelopes = mailbox.take(mailbox.stream_lane, share)
+        for envelope in envelopes:
+            in_hand.open_stream(envelope)
+        return bool(envelopes)
+
+
+def describe_status(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"it exited with status {status}"
+    try:
+        return f"it was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"it was killed by signal {-status}"

@@ -1,0 +1,96 @@
+"""The model store: folders that a model may be registered from, and what a folder says of itself.
+
+A folder may hold `model.toml`: the keys of `[models.NAME]`, and `name`. It is read as data; code in the
+folder runs in workers only. What must not live here: archives and downloads (not there yet), gRPC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from actorserve import config
+from actorserve.actors.messages import ModelSpec
+from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
+
+FILE = "model.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A model's folder and what its `model.toml` says."""
+
+    path: Path
+    name: str
+    content: dict[str, Any]
+
+
+def read_folder(path: Path) -> Folder:
+    """A folder as it describes itself; ConfigError where its `model.toml` is wrong."""
+    content: dict[str, Any] = {}
+    if (path / FILE).exists():
+        content = config.read_toml(path / FILE)
+    name = content.pop("name", path.name)
+    if not isinstance(name, str):
+        raise ConfigError("name", f"{name!r} in {path / FILE} is not text")
+    return Folder(path, name, content)
+
+
+def find(store: Path, url: str) -> Folder:
+    """The folder `url` of the store. BadInput, NoSuchModel or Unsupported say what is wrong with it."""
+    if "://" in url:
+        raise Unsupported(f"url {url!r}: models are not fetched yet; put a folder into the model store")
+    if ".." in Path(url).parts:
+        raise BadInput("url", f"Relative path is not allowed in url: {url}")
+    if url.endswith((".mar", ".tar.gz", ".zip")):
+        raise Unsupported(f"url {url!r}: archives are not served yet; unpack it into a folder of the model store")
+    path = (store / url).resolve()
+    if not path.is_relative_to(store.resolve()):
+        raise BadInput("url", f"{url!r} is outside of the model store")
+    if not path.is_dir():
+        raise NoSuchModel(f"{url} (no such folder in the model store)")
+    return read_folder(path)
+
+
+def spec_of(
+    name: str, model: config.Model, *, folder: Path, url: str = "", loaded_at_startup: bool = False
+) -> ModelSpec:
+    """A model's ModelSpec. `folder` is what the model's relative `source` means."""
+    model_dir = folder
+    if model.source is not None:
+        described = read_folder((folder / model.source).resolve())
+        model_dir = described.path
+        given = model.model_dump(exclude_unset=True, exclude={"source"})
+        if described.content:
+            model = parse({**described.content, **given})
+    if not model.handler:
+        raise ConfigError("handler", f"is missing, and {model_dir / FILE} does not name one")
+    return ModelSpec(
+        name=name,
+        version=model.version,
+        handler=model.handler,
+        model_dir=model_dir,
+        url=url or model.handler,
+        options=model.options,
+        workers_min=model.workers.min,
+        workers_max=model.workers.max if model.workers.max is not None else model.workers.min,
+        threads=model.threads,
+        batch_size=model.batch_size,
+        max_batch_delay_s=model.max_batch_delay_ms / 1000,
+        queue_size=model.queue_size,
+        startup_timeout_s=model.startup_timeout_s,
+        response_timeout_s=model.response_timeout_s,
+        max_restarts=model.max_restarts,
+        loaded_at_startup=loaded_at_startup,
+    )
+
+
+def parse(content: dict[str, Any]) -> config.Model:
+    """The table of one model; ConfigError names the key."""
+    try:
+        return config.Model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(*config.first_error(error, ("models", "NAME"))) from None

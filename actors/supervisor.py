@@ -1,0 +1,321 @@
+"""The supervisor: it spawns, scales, drains and kills model actors, each in its own task of one nursery.
+
+    supervisor
+      |- minilm/1.0     one mailbox        strategy: one_for_one, always; replicas are independent
+      |    |- #0  #1    children           (child.py: incarnations, restarts)
+      |- digits/1.0
+
+It is asked by messages (Spawn, Scale, Stop, Observe); each answer is a Reply that any number may await. Its
+loop never awaits one: a client's cancel or deadline ends the answer, never the change (design §8). An error
+of the supervisor itself is not turned into anything: it ends the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from typing import Any, overload
+
+import structlog
+import trio
+
+from actorserve.actors.child import Child
+from actorserve.actors.directory import Directory
+from actorserve.actors.mailbox import Mailbox
+from actorserve.actors.messages import (
+    ChildSpec,
+    ModelSpec,
+    ModelView,
+    Observe,
+    Scale,
+    Spawn,
+    State,
+    Stop,
+    Tree,
+)
+from actorserve.actors.model_actor import ActorSettings
+from actorserve.actors.reply import Reply
+from actorserve.errors import (
+    ActorGone,
+    ActorserveError,
+    AlreadyRegistered,
+    Draining,
+    NoSuchModel,
+    NoWorkers,
+    Overloaded,
+    WrongState,
+)
+
+INBOX = 1000
+KILL_S = 5.0
+
+log = structlog.get_logger("actorserve.supervisor")
+Request = Spawn | Scale | Stop | Observe
+
+
+class Model:
+    """One model version: its spec, its mailbox, its children by index."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.children: dict[int, Child] = {}
+        self.mailbox = Mailbox(
+            spec.name, limit=spec.queue_size, batch_size=spec.batch_size, max_delay_s=spec.max_batch_delay_s
+        )
+
+    @property
+    def state(self) -> State:
+        """The state of the whole: the best that a replica is in."""
+        states = {child.state for child in self.children.values()}
+        if self.mailbox.closed:
+            return State.DRAINING
+        for state in (State.READY, State.LOADING, State.RESTARTING, State.FAILED):
+            if state in states:
+                return state
+        return State.LOADING if not self.spec.workers_min else State.FAILED
+
+    def refresh(self) -> None:
+        """Let the mailbox refuse at once where nobody will answer (design §5)."""
+        if self.mailbox.closed:
+            return
+        if any(child.is_alive for child in self.children.values()):
+            self.mailbox.refusal = None
+            return
+        refusal = self._refusal()
+        self.mailbox.refusal = refusal
+        self.mailbox.fail_all(refusal)
+
+    def _refusal(self) -> Callable[[], ActorserveError]:
+        name = self.spec.name
+        reasons = [child.reason for child in self.children.values() if child.state is State.FAILED]
+        if reasons:
+            return lambda: ActorGone(f"model {name} has FAILED: {reasons[0]}")
+        return lambda: NoWorkers(f"model {name} has no workers; scale it up first")
+
+
+class Supervisor:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        settings: ActorSettings,
+        directory: Directory,
+        *,
+        stable_after_s: float = 60.0,
+        grace_s: float = 30.0,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._stable_after_s = stable_after_s
+        self._grace_s = grace_s
+        self._on_change = on_change
+        self._models: dict[tuple[str, str], Model] = {}
+        self._leaving: list[Model] = []
+        self._send, self._inbox = trio.open_memory_channel[tuple[Request, Reply[Any]]](INBOX)
+        self._nursery: trio.Nursery | None = None
+        self._draining = False
+
+    # --- asked from outside -------------------------------------------------------------------
+
+    @overload
+    def ask(self, message: Observe) -> Reply[Tree]: ...
+    @overload
+    def ask(self, message: Spawn | Scale | Stop) -> Reply[None]: ...
+    def ask(self, message: Request) -> Reply[Any]:
+        """Send a message; the Reply is what it answers. Overloaded when 1,000 are waiting."""
+        reply: Reply[Any] = Reply()
+        try:
+            self._send.send_nowait((message, reply))
+        except trio.WouldBlock:
+            raise Overloaded("supervisor", INBOX, 1.0) from None
+        return reply
+
+    def observe(self) -> Tree:
+        """The tree now, for those in the same task tree; others ask with Observe."""
+        return Tree(
+            tuple(
+                ModelView(
+                    spec=model.spec,
+                    is_default=self._directory.default(name) == version,
+                    state=model.state,
+                    waiting=model.mailbox.waiting,
+                    replicas=tuple(child.view() for _, child in sorted(model.children.items())),
+                )
+                for (name, version), model in sorted(self._models.items())
+            )
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Answer messages until cancelled; cancelling kills every child."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            async for message, reply in self._inbox:
+                try:
+                    self._handle(message, reply)
+                except ActorserveError as error:
+                    reply.fail(error)
+
+    def _handle(self, message: Request, reply: Reply[Any]) -> None:
+        if self._draining and not isinstance(message, Observe):
+            raise Draining("the server is shutting down")
+        match message:
+            case Spawn():
+                self._spawn(message, reply)
+            case Scale():
+                self._scale(message, reply)
+            case Stop():
+                self._stop(message, reply)
+            case Observe():
+                reply.set(self.observe())
+            case other:
+                raise TypeError(f"unhandled message {other!r}")
+
+    def _start_soon(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        assert self._nursery is not None  # noqa: S101  # narrows the type: run() has set it
+        self._nursery.start_soon(task, *args)
+
+    # --- spawn --------------------------------------------------------------------------------
+
+    def _spawn(self, message: Spawn, reply: Reply[None]) -> None:
+        spec = message.model
+        key = (spec.name, spec.version)
+        if key in self._models:
+            raise AlreadyRegistered(f"model {spec.name} version {spec.version} is registered already")
+        model = self._models[key] = Model(spec)
+        self._directory.add(spec.name, spec.version, model.mailbox)
+        log.info("model registered", model=spec.key, handler=spec.handler, workers=spec.workers_min)
+        children = self._grow(model, spec.workers_min)
+        model.refresh()
+        self._start_soon(self._answer_when_ready, model, children, reply, message.unregister_on_failure)
+
+    def _grow(self, model: Model, count: int) -> list[Child]:
+        """Start children until `count` are alive; FAILED ones are replaced."""
+        for index in [index for index, child in model.children.items() if child.state is State.FAILED]:
+            del model.children[index]
+        started = []
+        index = 0
+        while sum(child.is_alive for child in model.children.values()) < count:
+            while index in model.children:
+                index += 1
+            child = model.children[index] = self._child(model, index)
+            started.append(child)
+            self._start_soon(self._run_child, model, child)
+        return started
+
+    def _child(self, model: Model, index: int) -> Child:
+        def changed() -> None:
+            model.refresh()
+            self._on_change()
+
+        spec = ChildSpec(model.spec, index, grace_s=self._grace_s)
+        return Child(spec, model.mailbox, self._settings, stable_after_s=self._stable_after_s, on_change=changed)
+
+    async def _run_child(self, model: Model, child: Child) -> None:
+        await child.run()
+        if child.state is not State.FAILED and model.children.get(child.spec.index) is child:
+            del model.children[child.spec.index]
+        model.refresh()
+        self._on_change()
+
+    async def _answer_when_ready(
+        self, model: Model, children: Iterable[Child], reply: Reply[None], unregister_on_failure: bool
+    ) -> None:
+        try:
+            for child in children:
+                await child.ready.wait()
+        except ActorserveError as error:
+            if unregister_on_failure and self._models.get((model.spec.name, model.spec.version)) is model:
+                await self._retire(model, 0.0)
+            reply.fail(error)
+        else:
+            reply.set(None)
+
+    # --- scale --------------------------------------------------------------------------------
+
+    def _find(self, name: str, version: str) -> Model:
+        wanted = version or self._directory.default(name) or ""
+        model = self._models.get((name, wanted))
+        if model is None:
+            raise NoSuchModel(name, version if self._directory.default(name) else "")
+        return model
+
+    def _scale(self, message: Scale, reply: Reply[None]) -> None:
+        model = self._find(message.name, message.version)
+        model.spec = replace(model.spec, workers_min=message.workers_min, workers_max=message.workers_max)
+        started = self._grow(model, message.workers_min)
+        alive = sorted(index for index, child in model.children.items() if child.is_alive)
+        leaving = [model.children[index] for index in alive[message.workers_max :]]
+        for child in leaving:
+            child.drain()
+        model.refresh()
+        log.info(
+            "model scaled", model=model.spec.key, workers=min(max(len(alive), message.workers_min), message.workers_max)
+        )
+        self._start_soon(self._answer_when_scaled, model, started, leaving, reply)
+
+    async def _answer_when_scaled(
+        self, model: Model, started: Iterable[Child], leaving: Iterable[Child], reply: Reply[None]
+    ) -> None:
+        with trio.move_on_after(self._grace_s):
+            for child in leaving:
+                await child.gone.wait()
+        for child in leaving:
+            child.kill()
+        await self._answer_when_ready(model, started, reply, False)
+
+    # --- stop ---------------------------------------------------------------------------------
+
+    def _stop(self, message: Stop, reply: Reply[None]) -> None:
+        model = self._find(message.name, message.version)
+        spec = model.spec
+        versions = [version for name, version in self._models if name == spec.name]
+        if len(versions) > 1 and self._directory.default(spec.name) == spec.version:
+            raise WrongState(f"version {spec.version} is the default of model {spec.name}; other versions exist")
+        self._start_soon(self._answer_when_gone, model, message.grace_s, reply)
+        self._shut(model, lambda: NoSuchModel(spec.name, spec.version))
+
+    def _shut(self, model: Model, refusal: Callable[[], ActorserveError]) -> None:
+        """Take a model's name away and shut its door: this begins its drain."""
+        spec = model.spec
+        if self._models.get((spec.name, spec.version)) is model:
+            del self._models[spec.name, spec.version]
+            self._directory.remove(spec.name, spec.version)
+            self._leaving.append(model)
+        model.mailbox.close(refusal)
+
+    async def _answer_when_gone(self, model: Model, grace_s: float, reply: Reply[None]) -> None:
+        await self._retire(model, grace_s)
+        reply.set(None)
+
+    async def _retire(self, model: Model, grace_s: float) -> None:
+        """Wait for a model's drain until the grace ends, then kill what is left."""
+        spec = model.spec
+        self._shut(model, lambda: NoSuchModel(spec.name, spec.version))
+        if not any(child.is_alive for child in model.children.values()):
+            model.mailbox.fail_all(lambda: NoWorkers(f"model {spec.name} was unregistered and has no workers"))
+        for child in list(model.children.values()):
+            if child.state is not State.READY and not model.mailbox.waiting:
+                child.drain()
+        with trio.move_on_after(grace_s):
+            for child in list(model.children.values()):
+                await child.gone.wait()
+        model.mailbox.fail_all(lambda: Draining(f"model {spec.name} was stopped before this request was answered"))
+        for child in list(model.children.values()):
+            child.kill()
+            await child.gone.wait()
+        if model in self._leaving:
+            self._leaving.remove(model)
+        log.info("model gone", model=spec.key)
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop every model, the last registered first; returns when all are gone. For the server's end."""
+        self._draining = True
+        models = [*reversed(self._models.values()), *self._leaving]
+        for model in models:
+            model.mailbox.close(lambda: Draining("the server is shutting down"))
+            model.mailbox.wake_all()
+        async with trio.open_nursery() as nursery:
+            for model in models:
+                nursery.start_soon(self._retire, model, grace_s)

@@ -1,0 +1,321 @@
+"""The worker protocol's bytes: pure framing, used by the server and by the worker alike.
+
+A frame is a 13-byte header (kind u8, id u64, length u32, little-endian) and `length` bytes of payload.
+The id is a batch's for BATCH, BEGUN and RESULT, a stream's for OPEN, CHUNK, DONE, ERROR, CREDIT and
+CANCEL, an item's for a CANCEL inside a batch (items and streams share one id space), and 0 elsewhere.
+An unknown kind ends the connection: `FrameReader` raises `WireError`.
+
+What must not live here: sockets, clocks, trio, torch, gRPC.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from actorserve.actors.messages import Metadata
+
+MAX_FRAME_BYTES = 1 << 30
+CREDIT_CHUNKS = 16
+CREDIT_BYTES = 256 * 1024
+
+_HEADER = struct.Struct("<BQI")
+_ITEM = struct.Struct("<QqHHH")
+_PAIR = struct.Struct("<HI")
+_RESULT = struct.Struct("<QBBI")
+_COUNT = struct.Struct("<I")
+_CREDIT = struct.Struct("<II")
+_SECONDS = struct.Struct("<d")
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+HEADER_BYTES = _HEADER.size
+
+
+class Kind(IntEnum):
+    """Frame kinds: below 64 to the worker, from 64 on from it."""
+
+    LOAD = 1
+    BATCH = 2
+    OPEN = 3
+    CREDIT = 4
+    CANCEL = 5
+    PING = 6
+    STOP = 7
+    READY = 64
+    FAILED = 65
+    BEGUN = 66
+    RESULT = 67
+    CHUNK = 68
+    DONE = 69
+    ERROR = 70
+    PONG = 71
+    LOG = 72
+
+
+_KINDS = frozenset(int(kind) for kind in Kind)
+
+
+class Outcome(IntEnum):
+    """How one item ended, in a RESULT or an ERROR."""
+
+    OK = 0
+    BAD_INPUT = 1
+    RAISED = 2
+    EXPIRED = 3
+    CANCELLED = 4
+
+
+class WireError(Exception):
+    """The other end broke the protocol."""
+
+
+class Frame(NamedTuple):
+    """One frame as it was read; `kind` is a plain int for speed and equals a `Kind`."""
+
+    kind: int
+    id: int
+    payload: bytes
+
+
+class Item(NamedTuple):
+    """One request on its way to a worker. `deadline_ns`: CLOCK_MONOTONIC, 0 for none."""
+
+    id: int
+    deadline_ns: int
+    request_id: str
+    inputs: Mapping[str, bytes]
+    metadata: Metadata
+
+
+class Result(NamedTuple):
+    """One item's ending on its way back. `data` is the answer, or the error as `error_data` packs it."""
+
+    id: int
+    outcome: int
+    data: bytes
+    trailers: Metadata
+
+
+def frame(kind: Kind, id: int = 0, payload: bytes = b"") -> bytes:
+    """One frame, ready to be written."""
+    return _HEADER.pack(kind, id, len(payload)) + payload
+
+
+class FrameReader:
+    """Bytes in any split become frames in order."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
+        """Add what was received; return the frames that are now whole."""
+        buffer = self._buffer
+        buffer += data
+        frames: list[Frame] = []
+        start, end = 0, len(buffer)
+        while end - start >= HEADER_BYTES:
+            kind, id, length = _HEADER.unpack_from(buffer, start)
+            if kind not in _KINDS:
+                raise WireError(f"unknown frame kind {kind}")
+            if length > MAX_FRAME_BYTES:
+                raise WireError(f"frame of {length} bytes, the limit is {MAX_FRAME_BYTES}")
+            stop = start + HEADER_BYTES + length
+            if stop > end:
+                break
+            frames.append(Frame(kind, id, bytes(buffer[start + HEADER_BYTES : stop])))
+            start = stop
+        if start:
+            del buffer[:start]
+        return frames
+
+
+# --- pairs: inputs, metadata, trailers -----------------------------------------------------
+
+
+def _pack_pairs(parts: list[bytes], pairs: Mapping[str, str | bytes]) -> None:
+    for key, value in pairs.items():
+        name = key.encode()
+        data = value.encode() if isinstance(value, str) else value
+        parts += (_PAIR.pack(len(name), len(data)), name, data)
+
+
+def _unpack_pairs(payload: bytes, at: int, count: int) -> tuple[dict[str, bytes], int]:
+    pairs: dict[str, bytes] = {}
+    for _ in range(count):
+        name_length, length = _PAIR.unpack_from(payload, at)
+        at += _PAIR.size
+        name_end = at + name_length
+        pairs[payload[at:name_end].decode()] = payload[name_end : name_end + length]
+        at = name_end + length
+    return pairs, at
+
+
+def _as_metadata(pairs: Mapping[str, bytes]) -> Metadata:
+    return {key: value if key.endswith("-bin") else value.decode() for key, value in pairs.items()}
+
+
+# --- BATCH and OPEN --------------------------------------------------------------------------
+
+
+def _pack_item(parts: list[bytes], item: Item) -> None:
+    request_id = item.request_id.encode()
+    parts += (
+        _ITEM.pack(item.id, item.deadline_ns, len(request_id), len(item.inputs), len(item.metadata)),
+        request_id,
+    )
+    _pack_pairs(parts, item.inputs)
+    if item.metadata:
+        _pack_pairs(parts, item.metadata)
+
+
+def _unpack_item(payload: bytes, at: int) -> tuple[Item, int]:
+    id, deadline_ns, id_length, inputs, metadata = _ITEM.unpack_from(payload, at)
+    at += _ITEM.size + id_length
+    request_id = payload[at - id_length : at].decode()
+    input_pairs, at = _unpack_pairs(payload, at, inputs)
+    if not metadata:
+        return Item(id, deadline_ns, request_id, input_pairs, _EMPTY), at
+    metadata_pairs, at = _unpack_pairs(payload, at, metadata)
+    return Item(id, deadline_ns, request_id, input_pairs, _as_metadata(metadata_pairs)), at
+
+
+def batch(id: int, items: Sequence[Item]) -> bytes:
+    """A BATCH frame."""
+    parts = [b"", _COUNT.pack(len(items))]
+    for item in items:
+        _pack_item(parts, item)
+    parts[0] = _HEADER.pack(Kind.BATCH, id, sum(map(len, parts)))
+    return b"".join(parts)
+
+
+def read_batch(payload: bytes) -> list[Item]:
+    """The items of a BATCH's payload."""
+    (count,) = _COUNT.unpack_from(payload)
+    at = _COUNT.size
+    items = []
+    for _ in range(count):
+        item, at = _unpack_item(payload, at)
+        items.append(item)
+    return items
+
+
+def open_stream(item: Item) -> bytes:
+    """An OPEN frame; its id is the item's."""
+    parts: list[bytes] = []
+    _pack_item(parts, item)
+    return frame(Kind.OPEN, item.id, b"".join(parts))
+
+
+def read_open(payload: bytes) -> Item:
+    """The item of an OPEN's payload."""
+    return _unpack_item(payload, 0)[0]
+
+
+# --- RESULT, DONE and ERROR ------------------------------------------------------------------
+
+
+def result(id: int, results: Iterable[Result]) -> bytes:
+    """A RESULT frame: every item of the batch `id`, each with its own ending."""
+    parts = [b"", b""]
+    count = 0
+    for one in results:
+        count += 1
+        parts += (_RESULT.pack(one.id, one.outcome, len(one.trailers), len(one.data)), one.data)
+        if one.trailers:
+            _pack_pairs(parts, one.trailers)
+    parts[1] = _COUNT.pack(count)
+    parts[0] = _HEADER.pack(Kind.RESULT, id, sum(map(len, parts)))
+    return b"".join(parts)
+
+
+def read_result(payload: bytes) -> list[Result]:
+    """The endings in a RESULT's payload."""
+    (count,) = _COUNT.unpack_from(payload)
+    at = _COUNT.size
+    results = []
+    for _ in range(count):
+        id, outcome, trailers, length = _RESULT.unpack_from(payload, at)
+        at += _RESULT.size
+        data = payload[at : at + length]
+        at += length
+        metadata = _EMPTY
+        if trailers:
+            pairs, at = _unpack_pairs(payload, at, trailers)
+            metadata = _as_metadata(pairs)
+        results.append(Result(id, outcome, data, metadata))
+    return results
+
+
+def done(id: int, trailers: Metadata = _EMPTY) -> bytes:
+    """A DONE frame: the stream `id` ended well."""
+    parts = [_COUNT.pack(len(trailers))]
+    _pack_pairs(parts, trailers)
+    return frame(Kind.DONE, id, b"".join(parts))
+
+
+def read_done(payload: bytes) -> Metadata:
+    """The trailers in a DONE's payload."""
+    (count,) = _COUNT.unpack_from(payload)
+    return _as_metadata(_unpack_pairs(payload, _COUNT.size, count)[0])
+
+
+def error(id: int, outcome: Outcome, data: bytes) -> bytes:
+    """An ERROR frame: the stream `id` ended badly; `data` as `error_data` packs it."""
+    return frame(Kind.ERROR, id, bytes((outcome,)) + data)
+
+
+def read_error(payload: bytes) -> tuple[int, bytes]:
+    """Outcome and data of an ERROR's payload."""
+    return payload[0], payload[1:]
+
+
+def error_data(first: str, text: str) -> bytes:
+    """Pack a failure: (field, text) for BAD_INPUT, (exception type, text) for RAISED."""
+    return json.dumps([first, text]).encode()
+
+
+def read_error_data(data: bytes) -> tuple[str, str]:
+    """What `error_data` packed."""
+    first, text = json.loads(data)
+    return first, text
+
+
+# --- the small ones ------------------------------------------------------------------------------
+
+
+def note(kind: Kind, content: Mapping[str, Any]) -> bytes:
+    """A frame that carries JSON: LOAD, READY, FAILED, LOG."""
+    return frame(kind, 0, json.dumps(content).encode())
+
+
+def read_note(payload: bytes) -> dict[str, Any]:
+    """What `note` packed."""
+    content: dict[str, Any] = json.loads(payload)
+    return content
+
+
+def credit(id: int, chunks: int, size: int) -> bytes:
+    """A CREDIT frame: the stream `id` may send so many chunks and bytes more."""
+    return frame(Kind.CREDIT, id, _CREDIT.pack(chunks, size))
+
+
+def read_credit(payload: bytes) -> tuple[int, int]:
+    """Chunks and bytes of a CREDIT's payload."""
+    chunks, size = _CREDIT.unpack(payload)
+    return chunks, size
+
+
+def pong(seconds: float) -> bytes:
+    """A PONG frame: for how long the main thread has been inside the current handler call."""
+    return frame(Kind.PONG, 0, _SECONDS.pack(seconds))
+
+
+def read_pong(payload: bytes) -> float:
+    """Seconds of a PONG's payload."""
+    seconds: float = _SECONDS.unpack(payload)[0]
+    return seconds

@@ -1,0 +1,346 @@
+"""The worker's main thread: the only thread that runs model code. It takes batches, steps streams, and
+looks at the cancel flags before each of them.
+
+The order of one round: take in what has arrived; run one batch; let every generator that has credit
+give one chunk; prefill one new generation; step all that have credit. So batches, streams and newcomers
+share the device fairly, and a cancelled stream is closed before its next step.
+
+What must not live here: sockets, processes (worker_main.py), trio, torch (the handler brings it).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+from actorserve.actors import wire
+from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Item, Kind, Outcome, Result
+from actorserve.errors import BadInput
+from actorserve.handlers.base import Request, Step
+
+
+def encode(answer: Any) -> bytes:
+    """An Answer's bytes (contracts §1): bytes as they are, str as UTF-8, anything else as JSON."""
+    if isinstance(answer, bytes):
+        return answer
+    if isinstance(answer, str):
+        return answer.encode()
+    if isinstance(answer, (bytearray, memoryview)):
+        return bytes(answer)
+    return json.dumps(answer).encode()
+
+
+def failure(error: BaseException) -> tuple[Outcome, bytes]:
+    """How an exception of the handler travels back."""
+    if isinstance(error, BadInput):
+        return Outcome.BAD_INPUT, wire.error_data(error.field, error.text)
+    return Outcome.RAISED, wire.error_data(type(error).__name__, str(error)[:2000])
+
+
+class Arrival(NamedTuple):
+    """A frame as the reader thread hands it over; `content`: a BATCH's items, an OPEN's item, else the payload."""
+
+    kind: int
+    id: int
+    content: Any
+
+
+class Flags:
+    """What the reader thread tells the main thread while model code runs, and the other way round."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._live: dict[int, bool] = {}
+        self._call_began: float | None = None
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Items have arrived (reader thread)."""
+        with self._lock:
+            self._live.update(dict.fromkeys(ids, False))
+
+    def cancel(self, id: int) -> None:
+        """The caller of an item has gone (reader thread). Unknown: it has ended already."""
+        with self._lock:
+            if id in self._live:
+                self._live[id] = True
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """Items have ended (main thread)."""
+        with self._lock:
+            for id in ids:
+                self._live.pop(id, None)
+
+    def is_cancelled(self, id: int) -> bool:
+        """Whether the caller of a live item has gone."""
+        return self._live.get(id, False)
+
+    @contextmanager
+    def handler_call(self) -> Iterator[None]:
+        """Time spent inside counts against `response_timeout_s`."""
+        self._call_began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._call_began = None
+
+    def seconds_in_call(self) -> float:
+        """For how long the main thread has been inside the current handler call; 0 outside."""
+        began = self._call_began
+        return 0.0 if began is None else time.monotonic() - began
+
+
+class Stream:
+    """One stream: a generator, or a generation of a continuous batch; and the credit it has left."""
+
+    __slots__ = ("bytes", "chunks", "id", "iterator", "request", "state")
+
+    def __init__(self, id: int, request: Request) -> None:
+        self.id = id
+        self.request = request
+        self.iterator: Iterator[Any] | None = None
+        self.state: Any = None
+        self.chunks = CREDIT_CHUNKS
+        self.bytes = CREDIT_BYTES
+
+    def has_credit(self) -> bool:
+        """Whether it may give one chunk, however large."""
+        return self.chunks > 0 and self.bytes > 0
+
+
+class Engine:
+    """Runs one handler until STOP, or for ever."""
+
+    def __init__(
+        self, handler: Any, *, inbox: SimpleQueue[list[Arrival]], flags: Flags, send: Callable[[bytes], None]
+    ) -> None:
+        self._handler = handler
+        self._inbox = inbox
+        self._flags = flags
+        self._send = send
+        self._out: list[bytes] = []
+        self._batches: deque[tuple[int, list[Item]]] = deque()
+        self._newcomers: deque[Stream] = deque()
+        self._streams: dict[int, Stream] = {}
+        self._continuous = callable(getattr(handler, "prefill", None))
+        self._stopping = False
+
+    def run(self) -> None:
+        """Return after STOP, once everything in hand has ended."""
+        while True:
+            self._take_in(block=not self._has_work())
+            if self._batches:
+                self._run_batch(*self._batches.popleft())
+            if self._streams or self._newcomers:
+                self._step_streams()
+            self._flush()
+            if self._stopping and not (self._batches or self._streams or self._newcomers):
+                return
+
+    # --- what arrives ---------------------------------------------------------------------
+
+    def _has_work(self) -> bool:
+        if self._batches or self._newcomers or self._stopping:
+            return True
+        return any(s.has_credit() or self._flags.is_cancelled(s.id) for s in self._streams.values())
+
+    def _take_in(self, *, block: bool) -> None:
+        if block:
+            self._handle(self._inbox.get())
+        while not self._inbox.empty():
+            self._handle(self._inbox.get())
+
+    def _handle(self, arrivals: list[Arrival]) -> None:
+        for kind, id, content in arrivals:
+            match kind:
+                case Kind.BATCH:
+                    self._batches.append((id, content))
+                case Kind.OPEN:
+                    self._newcomers.append(Stream(id, self._request(content)))
+                case Kind.CREDIT:
+                    self._give_credit(id, content)
+                case Kind.CANCEL:
+                    pass  # its flag is set already; this frame only ends a blocking get
+                case Kind.STOP:
+                    self._stopping = True
+                case other:
+                    raise wire.WireError(f"unexpected frame {Kind(other).name}")
+
+    def _give_credit(self, id: int, payload: bytes) -> None:
+        stream = self._streams.get(id)
+        if stream is not None:
+            chunks, size = wire.read_credit(payload)
+            stream.chunks += chunks
+            stream.bytes += size
+
+    def _request(self, item: Item) -> Request:
+        flags, id = self._flags, item.id
+        return Request(
+            item.inputs,
+            item.metadata,
+            item.request_id,
+            deadline_ns=item.deadline_ns,
+            cancelled=lambda: flags.is_cancelled(id),
+        )
+
+    def _flush(self) -> None:
+        if self._out:
+            self._send(b"".join(self._out))
+            self._out.clear()
+
+    # --- batches --------------------------------------------------------------------------
+
+    def _run_batch(self, batch_id: int, items: list[Item]) -> None:
+        self._out.append(wire.frame(Kind.BEGUN, batch_id))
+        self._flush()
+        results: list[Result] = []
+        requests: list[tuple[Item, Request]] = []
+        now = time.monotonic_ns()
+        for item in items:
+            dropped = self._dropped(item.id, item.deadline_ns, now)
+            if dropped is None:
+                requests.append((item, self._request(item)))
+            else:
+                results.append(Result(item.id, dropped, b"", {}))
+        if requests:
+            answers = self._infer([request for _, request in requests])
+            for (item, request), answer in zip(requests, answers, strict=True):
+                results.append(self._result(item.id, request, answer))
+        self._flags.forget([item.id for item in items])
+        self._out.append(wire.result(batch_id, results))
+
+    def _dropped(self, id: int, deadline_ns: int, now_ns: int) -> Outcome | None:
+        if self._flags.is_cancelled(id):
+            return Outcome.CANCELLED
+        if deadline_ns and now_ns >= deadline_ns:
+            return Outcome.EXPIRED
+        return None
+
+    def _infer(self, requests: list[Request]) -> Sequence[Any]:
+        """Answers or exceptions, one each. BadInput raised for a batch is found out item by item."""
+        try:
+            with self._flags.handler_call():
+                answers = self._handler.infer(requests)
+            if len(answers) != len(requests):
+                raise ValueError(f"infer returned {len(answers)} answers for {len(requests)} requests")
+        except BadInput as error:
+            if len(requests) == 1:
+                return [error]
+            return [self._infer([request])[0] for request in requests]
+        except Exception as error:  # noqa: BLE001  # the handler's: whatever it raises is its items' ending
+            return [error] * len(requests)
+        return answers  # type: ignore[no-any-return]  # the handler is somebody else's
+
+    def _result(self, id: int, request: Request, answer: Any) -> Result:
+        if not isinstance(answer, Exception):
+            try:
+                return Result(id, Outcome.OK, encode(answer), request.trailers)
+            except (TypeError, ValueError) as error:
+                answer = TypeError(f"the answer is not bytes, str or JSON: {error}")
+        outcome, data = failure(answer)
+        return Result(id, outcome, data, {})
+
+    # --- streams ----------------------------------------------------------------------------
+
+    def _step_streams(self) -> None:
+        for stream in list(self._streams.values()):
+            if self._flags.is_cancelled(stream.id):
+                self._end(stream, wire.error(stream.id, Outcome.CANCELLED, b""))
+        if self._newcomers:
+            self._admit(self._newcomers.popleft())
+            while self._newcomers and not self._continuous:
+                self._admit(self._newcomers.popleft())
+        runnable = [stream for stream in self._streams.values() if stream.has_credit()]
+        if self._continuous:
+            if runnable:
+                self._step_states(runnable)
+        else:
+            for stream in runnable:
+                if not self._flags.is_cancelled(stream.id):
+                    self._next(stream)
+
+    def _admit(self, stream: Stream) -> None:
+        """Begin a stream; what is cancelled or expired never reaches the handler."""
+        request = stream.request
+        dropped = self._dropped(stream.id, request._deadline_ns, time.monotonic_ns())  # noqa: SLF001  # same contract
+        if dropped is not None:
+            self._end(stream, wire.error(stream.id, dropped, b""))
+            return
+        self._streams[stream.id] = stream
+        try:
+            with self._flags.handler_call():
+                if self._continuous:
+                    stream.state, step = self._handler.prefill(request)
+                else:
+                    stream.iterator = iter(self._handler.generate(request))
+                    return
+        except Exception as error:  # noqa: BLE001  # the handler's
+            del self._streams[stream.id]
+            self._end(stream, wire.error(stream.id, *failure(error)))
+            return
+        self._apply(stream, step)
+
+    def _next(self, stream: Stream) -> None:
+        assert stream.iterator is not None  # noqa: S101  # narrows the type: _admit has set it
+        try:
+            with self._flags.handler_call():
+                answer = next(stream.iterator)
+            self._chunk(stream, answer)
+        except StopIteration:
+            self._end(stream, wire.done(stream.id, stream.request.trailers))
+        except Exception as error:  # noqa: BLE001  # the handler's
+            self._end(stream, wire.error(stream.id, *failure(error)))
+
+    def _step_states(self, streams: list[Stream]) -> None:
+        try:
+            with self._flags.handler_call():
+                steps = self._handler.step([stream.state for stream in streams])
+            if len(steps) != len(streams):
+                raise ValueError(f"step returned {len(steps)} steps for {len(streams)} states")
+        except Exception as error:  # noqa: BLE001  # the handler's
+            steps = [error] * len(streams)
+        for stream, step in zip(streams, steps, strict=True):
+            self._apply(stream, step)
+
+    def _apply(self, stream: Stream, step: Step | Exception) -> None:
+        try:
+            if isinstance(step, Exception):
+                raise step  # one path for what step returned and what encoding raises
+            if step.answer is not None:
+                self._chunk(stream, step.answer)
+        except Exception as error:  # noqa: BLE001  # the handler's
+            self._end(stream, wire.error(stream.id, *failure(error)))
+            return
+        if step.done:
+            self._end(stream, wire.done(stream.id, stream.request.trailers))
+
+    def _chunk(self, stream: Stream, answer: Any) -> None:
+        data = encode(answer)
+        stream.chunks -= 1
+        stream.bytes -= len(data)
+        self._out.append(wire.frame(Kind.CHUNK, stream.id, data))
+
+    def _end(self, stream: Stream, last: bytes) -> None:
+        """Free what the handler holds for a stream, then say how it ended. Once per stream."""
+        try:
+            with self._flags.handler_call():
+                self._free(stream)
+        except Exception as error:  # noqa: BLE001  # the handler's
+            last = wire.error(stream.id, *failure(error))
+        self._streams.pop(stream.id, None)
+        self._flags.forget([stream.id])
+        self._out.append(last)
+
+    def _free(self, stream: Stream) -> None:
+        if self._continuous:
+            if stream.id in self._streams:
+                self._handler.release(stream.state)
+        elif stream.iterator is not None:
+            close = getattr(stream.iterator, "close", None)
+            if close is not None:
+                close()

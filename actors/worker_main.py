@@ -1,0 +1,245 @@
+"""A worker process: sets itself up, loads one handler, and runs it until its server says STOP or goes.
+
+`run(sock)` is entered in a child of the forkserver, or by `python -m actorserve.actors.worker_main FD`
+where the forkserver may not fork. The reader thread answers PING itself, so that a PONG comes even while
+the handler computes. The end of the socket, or of the parent, ends the process at once.
+
+What must not live here: trio, gRPC. What runs a loaded handler is worker_engine.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from actorserve.actors import wire
+from actorserve.actors.wire import Frame, FrameReader, Kind
+from actorserve.actors.worker_engine import Arrival, Engine, Flags
+from actorserve.errors import ActorserveError, LoadFailed
+from actorserve.handlers.base import Context, Request, missing_methods
+
+PR_SET_PDEATHSIG = 1
+PERMANENT = (ImportError, AttributeError, SyntaxError, FileNotFoundError, ValueError, TypeError, KeyError)
+"""What `load` may raise that another try cannot mend: code or files are wrong or absent."""
+WARMUP_STEPS = 8
+
+
+def die_with_parent(expected_parent: int) -> None:
+    """Ask the kernel to kill this process when the thread that started it ends; exit if it has gone."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != expected_parent:
+        os._exit(1)
+
+
+class Wire:
+    """The worker's end of the socket: whole frames out, one thread at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+
+    def send(self, data: bytes) -> None:
+        """Write; the server always reads, so this does not wait for long. The server gone: exit."""
+        try:
+            with self._lock:
+                self._sock.sendall(data)
+        except OSError:
+            os._exit(1)
+
+    def read_into(self, inbox: SimpleQueue[list[Arrival]], flags: Flags) -> None:
+        """The reader thread's whole life."""
+        reader = FrameReader()
+        while True:
+            try:
+                data = self._sock.recv(1 << 18)
+                frames = reader.feed(data)
+            except (OSError, wire.WireError):
+                os._exit(1)
+            if not data:
+                os._exit(0)
+            arrivals = [arrival for frame in frames if (arrival := self._arrival(frame, flags)) is not None]
+            if arrivals:
+                inbox.put(arrivals)
+
+    def _arrival(self, frame: Frame, flags: Flags) -> Arrival | None:
+        """Do what cannot wait for the main thread; None if nothing is left for it."""
+        kind, id, payload = frame
+        match kind:
+            case Kind.BATCH:
+                items = wire.read_batch(payload)
+                flags.add([item.id for item in items])
+                return Arrival(kind, id, items)
+            case Kind.OPEN:
+                flags.add([id])
+                return Arrival(kind, id, wire.read_open(payload))
+            case Kind.PING:
+                self.send(wire.pong(flags.seconds_in_call()))
+                return None
+            case Kind.CANCEL:
+                flags.cancel(id)
+        return Arrival(kind, id, payload)
+
+
+class FrameLog(logging.Handler):
+    """`logging` of the handler and of its libraries goes to the server's log with its level."""
+
+    def __init__(self, wire_end: Wire) -> None:
+        super().__init__()
+        self._wire = wire_end
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record; text is cut at 8 KB."""
+        text = self.format(record)[:8192]
+        self._wire.send(wire.note(Kind.LOG, {"level": record.levelname.lower(), "logger": record.name, "text": text}))
+
+
+def seed(threads: int) -> None:
+    """Give this fork its own random numbers and its own number of compute threads."""
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+        torch.seed()
+
+
+def resolve(target: str) -> Any:
+    """The class or factory that `module:name` names; LoadFailed says which half is wrong."""
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise LoadFailed(f"handler {target!r}: expected module:Class, for example my_package.my_module:MyHandler")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise LoadFailed(f"handler {target!r} cannot be imported: {error}") from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise LoadFailed(f"handler {target!r}: module {module_name} has no {name}") from None
+
+
+def load(content: dict[str, Any]) -> Any:
+    """Import, construct, load and warm up the handler that a LOAD frame describes."""
+    seed(int(content["threads"]))
+    handler = resolve(content["handler"])()
+    lacking = missing_methods(handler)
+    if lacking is not None:
+        raise LoadFailed(f"handler {content['handler']!r} {lacking}")
+    context = Context(
+        device=content["device"],
+        model_dir=Path(content["model_dir"]),
+        options=content["options"],
+        log=logging.getLogger(f"actorserve.models.{content['name']}"),
+        cache_dir=Path(content["cache_dir"]),
+        name=content["name"],
+        version=content["version"],
+    )
+    if callable(getattr(handler, "load", None)):
+        handler.load(context)
+    seed(int(content["threads"]))  # a handler's imports may have brought torch in, or changed the threads
+    if callable(getattr(handler, "warmup", None)):
+        warm_up(handler, handler.warmup() or ())
+    return handler
+
+
+def warm_up(handler: Any, inputs: Sequence[dict[str, bytes]]) -> None:
+    """Run the handler's own samples once; an error there fails the load."""
+    requests = [Request(one, id="warmup") for one in inputs]
+    if requests and callable(getattr(handler, "infer", None)):
+        for answer in handler.infer(requests):
+            if isinstance(answer, Exception):
+                raise answer
+    for request in requests:
+        if callable(getattr(handler, "prefill", None)):
+            warm_up_steps(handler, request)
+        elif callable(getattr(handler, "generate", None)):
+            for _ in islice(handler.generate(request), WARMUP_STEPS):
+                pass
+
+
+def warm_up_steps(handler: Any, request: Request) -> None:
+    """Run a few steps of one generation."""
+    state, step = handler.prefill(request)
+    try:
+        for _ in range(WARMUP_STEPS):
+            if step.done:
+                break
+            (step,) = handler.step([state])
+            if isinstance(step, Exception):
+                raise step
+    finally:
+        handler.release(state)
+
+
+def why(error: BaseException) -> dict[str, Any]:
+    """What a FAILED frame says about an exception of `load`."""
+    permanent = error.permanent if isinstance(error, LoadFailed) else isinstance(error, (*PERMANENT, ActorserveError))
+    corrupt = type(error).__name__ == "SafetensorError"
+    text = str(error) if isinstance(error, ActorserveError) else f"{type(error).__name__}: {error}"
+    return {"reason": text[:4000], "permanent": permanent or corrupt}
+
+
+def abilities(handler: Any, load_s: float) -> dict[str, Any]:
+    """What a READY frame says."""
+
+    def has(name: str) -> bool:
+        return callable(getattr(handler, name, None))
+
+    return {"infer": has("infer"), "generate": has("generate"), "continuous": has("prefill"), "load_s": load_s}
+
+
+def run(sock: socket.socket) -> int:
+    """Serve one socket; returns the process's exit status."""
+    end = Wire(sock)
+    inbox: SimpleQueue[list[Arrival]] = SimpleQueue()
+    flags = Flags()
+    logging.basicConfig(level=logging.INFO, handlers=[FrameLog(end)], force=True, format="%(message)s")
+    threading.Thread(target=end.read_into, args=(inbox, flags), name="reader", daemon=True).start()
+    first, *rest = inbox.get()
+    if first.kind != Kind.LOAD:
+        return 1
+    content = wire.read_note(first.content)
+    for folder in reversed(content["path"]):
+        sys.path.insert(0, folder)
+    began = time.monotonic()
+    try:
+        handler = load(content)
+    except Exception as error:  # the handler's: whatever it raises is why the load failed
+        logging.getLogger("actorserve.worker").debug("load failed", exc_info=True)
+        end.send(wire.note(Kind.FAILED, why(error)))
+        return 1
+    end.send(wire.note(Kind.READY, abilities(handler, time.monotonic() - began)))
+    if rest:
+        inbox.put(rest)
+    Engine(handler, inbox=inbox, flags=flags, send=end.send).run()
+    if callable(getattr(handler, "close", None)):
+        handler.close()
+    return 0
+
+
+def main() -> None:
+    """Entry of a worker that was exec'd rather than forked: `python -m actorserve.actors.worker_main FD PPID`."""
+    die_with_parent(int(sys.argv[2]))
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper outside of tests
+    status = run(socket.socket(fileno=int(sys.argv[1])))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

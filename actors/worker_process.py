@@ -1,0 +1,190 @@
+"""The server's end of one worker: the socket as frames, the process as something to wait for and to kill,
+its output as lines of the log.
+
+What must not live here: how a process comes about (forkserver.py), what is said over the socket
+(in_hand.py), when it is started again (supervisor.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import structlog
+import trio
+
+from actorserve.actors.messages import ChildSpec
+from actorserve.actors.wire import Frame, FrameReader
+
+READ_BYTES = 1 << 18
+LINE_BYTES = 8192
+LINES_A_SECOND = 200
+
+log = structlog.get_logger("actorserve.worker")
+
+
+class Process(Protocol):
+    """A worker's process, or what stands for one in a test."""
+
+    pid: int | None
+
+    async def wait(self) -> int:
+        """Wait for its end; the exit status as `subprocess` counts it: negative is a signal.
+
+        One task at a time; may be called again after a cancellation, and after the end.
+        """
+
+    def kill(self) -> None:
+        """SIGKILL. Without effect once it has ended."""
+
+    def outputs(self) -> list[tuple[str, int]]:
+        """(name, descriptor) of the pipes that carry its stdout and stderr; the caller closes them."""
+
+
+class Spawner(Protocol):
+    """Makes workers."""
+
+    async def spawn(self, child: ChildSpec) -> Worker:
+        """A new worker that waits for LOAD. OSError if none can be had."""
+
+
+class Worker(trio.abc.AsyncResource):
+    """One worker as its actor sees it. Writes never wait; `run_writer` carries them out."""
+
+    def __init__(self, stream: trio.abc.Stream, process: Process) -> None:
+        self.process = process
+        self._stream = stream
+        self._reader = FrameReader()
+        self._pending: list[bytes] = []
+        self._wake = trio.Event()
+
+    def write(self, data: bytes) -> None:
+        """Queue frames; what is queued in one scheduler tick leaves in one write."""
+        self._pending.append(data)
+        self._wake.set()
+
+    async def run_writer(self) -> None:
+        """Write until cancelled, or until the worker is gone (the reader says how it ended)."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = trio.Event()
+                data, self._pending = b"".join(self._pending), []
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._pending = []
+
+    async def receive(self) -> list[Frame]:
+        """Wait for frames; an empty list is the end of the socket. WireError if they make no sense."""
+        while True:
+            try:
+                data = await self._stream.receive_some(READ_BYTES)
+            except trio.BrokenResourceError:
+                return []
+            if not data:
+                return []
+            frames = self._reader.feed(data)
+            if frames:
+                return frames
+
+    async def aclose(self) -> None:
+        """Close the socket, which ends the worker."""
+        await self._stream.aclose()
+
+
+class LineLimit:
+    """At most so many lines a second; the rest are counted. Pure: the caller tells the time."""
+
+    def __init__(self, limit: int = LINES_A_SECOND) -> None:
+        self._limit = limit
+        self._second = 0
+        self._count = 0
+        self._dropped = 0
+
+    def allows(self, now: float) -> bool:
+        """Whether one more line may be logged now (seconds)."""
+        if int(now) != self._second:
+            self._second, self._count = int(now), 0
+        self._count += 1
+        if self._count > self._limit:
+            self._dropped += 1
+            return False
+        return True
+
+    def take_dropped(self) -> int:
+        """How many were not allowed since this was last asked."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
+
+
+@contextmanager
+def closing(descriptor: int) -> Iterator[int]:
+    """Close a descriptor at the end."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class OutputPump:
+    """Reads one of a worker's output pipes, always, so that a handler that prints never blocks."""
+
+    def __init__(self, descriptor: int, emit: Callable[[str], None], limit: LineLimit) -> None:
+        self._descriptor = descriptor
+        self._emit = emit
+        self._limit = limit
+        self._rest = b""
+
+    async def run(self, ended: Callable[[], Awaitable[Any]]) -> None:
+        """Until the pipe ends, or `ended()` has returned and what is in the pipe has been read.
+
+        A grandchild may hold the pipe open: its end is not waited for. Closes the descriptor.
+        """
+        os.set_blocking(self._descriptor, False)
+        with closing(self._descriptor):
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._until_eof, nursery.cancel_scope)
+                    await ended()
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._read_available()
+                self._flush()
+
+    async def _until_eof(self, scope: trio.CancelScope) -> None:
+        while self._read_available():
+            await trio.lowlevel.wait_readable(self._descriptor)
+        scope.cancel()
+
+    def _read_available(self) -> bool:
+        """Read what is there now; False at the pipe's end."""
+        for _ in range(64):
+            try:
+                data = os.read(self._descriptor, 65536)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self._line(line)
+            if len(self._rest) > LINE_BYTES:
+                self._flush()
+        return True
+
+    def _flush(self) -> None:
+        if self._rest:
+            self._line(self._rest)
+            self._rest = b""
+        dropped = self._limit.take_dropped()
+        if dropped:
+            self._emit(f"({dropped} lines dropped: more than {LINES_A_SECOND} a second)")
+
+    def _line(self, line: bytes) -> None:
+        if self._limit.allows(trio.current_time()):
+            dropped = self._limit.take_dropped()
+            if dropped:
+                self._emit(f"({dropped} lines dropped: more than {LINES_A_SECOND} a second)")
+            self._emit(line[:LINE_BYTES].decode(errors="replace"))

@@ -1,0 +1,86 @@
+"""InferenceAPIsService: TorchServe's inference contract, each call a message to a model's mailbox.
+
+What must not live here: fields (codec.py), statuses (status.py), who runs the model (actors/).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from actorserve.actors.directory import Directory
+from actorserve.actors.messages import Generate, Infer, Observe, State
+from actorserve.actors.supervisor import Supervisor
+from actorserve.errors import Unsupported
+from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
+from actorserve.proto.inference_pb2 import PredictionResponse, TorchServeHealthResponse
+from actorserve.services.codec import inputs_of, metadata_of, model_of
+
+if TYPE_CHECKING:
+    from actorserve.services.transport.server import ServerStream
+
+NEVER = float("inf")
+
+
+def deadline_of(stream: ServerStream) -> float:
+    """When the call ends by itself, on trio's clock; infinity for never."""
+    return NEVER if stream.expires is None else stream.expires
+
+
+class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # generated without types
+    """See the module's docstring."""
+
+    def __init__(self, directory: Directory, supervisor: Supervisor) -> None:
+        self._directory = directory
+        self._supervisor = supervisor
+
+    async def Ping(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
+        """Healthy: every model's default version has its minimum of READY workers."""
+        await stream.recv_message()
+        tree = await self._supervisor.ask(Observe()).wait()
+        healthy = all(
+            sum(replica.state is State.READY for replica in model.replicas) >= model.spec.workers_min
+            for model in tree.models
+            if model.is_default
+        )
+        health = json.dumps({"status": "Healthy" if healthy else "Unhealthy"}, indent=2)
+        await stream.send_message(TorchServeHealthResponse(health=health))
+
+    async def Predictions(self, stream: ServerStream) -> None:  # noqa: N802
+        """One question, one answer. Cancelling abandons the question wherever it is."""
+        request = await stream.recv_message()
+        assert request is not None  # noqa: S101  # the transport has refused a unary call without a message
+        name, version = model_of(request)
+        message = Infer(inputs_of(request), metadata_of(stream.metadata), stream.ensure_request_id())
+        reply = self._directory.find(name, version).ask(message, deadline_of(stream))
+        try:
+            answer = await reply.wait()
+        finally:
+            reply.abandon()
+        await stream.send_message(PredictionResponse(prediction=answer.data))
+        if answer.trailers:
+            await stream.send_trailing_metadata(metadata=answer.trailers)
+
+    async def StreamPredictions(  # noqa: N802
+        self, stream: ServerStream
+    ) -> None:
+        """One question, many answers. A slow client slows its own generator: credit follows flow control."""
+        request = await stream.recv_message()
+        assert request is not None  # noqa: S101  # as above
+        name, version = model_of(request)
+        message = Generate(inputs_of(request), metadata_of(stream.metadata), stream.ensure_request_id())
+        reply = self._directory.find(name, version).ask(message, deadline_of(stream))
+        try:
+            while chunks := await reply.receive():
+                for chunk in chunks:
+                    await stream.send_message(PredictionResponse(prediction=chunk))
+                await stream.drained()
+                reply.taken(len(chunks), sum(map(len, chunks)))
+        finally:
+            reply.abandon()
+        if reply.trailers:
+            await stream.send_trailing_metadata(metadata=reply.trailers)
+
+    async def StreamPredictions2(self, stream: ServerStream) -> None:  # noqa: N802
+        """Not served yet."""
+        raise Unsupported("StreamPredictions2 is not served yet; StreamPredictions streams the answers to one request")

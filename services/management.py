@@ -1,0 +1,169 @@
+"""ManagementAPIsService: TorchServe's management contract, each call a message to the supervisor.
+
+Texts and JSON bodies are TorchServe's (its keys, its order). A client's cancel or deadline ends the answer,
+never the change. What must not live here: how a model starts or ends (actors/), statuses (status.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actorserve import config
+from actorserve.actors import model_store
+from actorserve.actors.directory import Directory
+from actorserve.actors.messages import ModelSpec, Observe, Scale, Spawn, Stop
+from actorserve.actors.supervisor import Supervisor
+from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
+from actorserve.proto.management_grpc import ManagementAPIsServiceBase
+from actorserve.proto.management_pb2 import (
+    ManagementResponse,
+    RegisterModelRequest,
+)
+from actorserve.services import describe
+
+if TYPE_CHECKING:
+    from actorserve.services.transport.server import ServerStream
+
+UPDATING = "Processing worker updates..."
+RUNTIMES = ("", "python", "python3")
+
+
+class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # generated without types
+    """See the module's docstring. `folder`: what a native handler gets as `model_dir`."""
+
+    def __init__(
+        self, directory: Directory, supervisor: Supervisor, *, model_store: Path, folder: Path, grace_s: float
+    ) -> None:
+        self._directory = directory
+        self._supervisor = supervisor
+        self._model_store = model_store
+        self._folder = folder
+        self._grace_s = grace_s
+
+    async def ListModels(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
+        """The default versions, by name, at most 100 a page."""
+        request = await _read(stream)
+        tree = await self._supervisor.ask(Observe()).wait()
+        await _say(stream, describe.listing(tree, limit=request.limit, start=request.next_page_token))
+
+    async def DescribeModel(self, stream: ServerStream) -> None:  # noqa: N802
+        """One version, or with "all" every one."""
+        request = await _read(stream)
+        if request.customized:
+            raise Unsupported("customized metadata is not served yet")
+        name, version = _named(request.model_name), request.model_version
+        if version != "all":
+            self._directory.find(name, version)
+        tree = await self._supervisor.ask(Observe()).wait()
+        models = [
+            model
+            for model in tree.models
+            if model.spec.name == name
+            and (version == "all" or (model.spec.version == version if version else model.is_default))
+        ]
+        if not models:
+            raise NoSuchModel(name)
+        await _say(stream, describe.description(models))
+
+    async def RegisterModel(self, stream: ServerStream) -> None:  # noqa: N802
+        """Spawn a model: a native handler, or a folder of the model store."""
+        request = await _read(stream)
+        spec = self._spec(request)
+        workers = spec.workers_min
+        reply = self._supervisor.ask(Spawn(spec, unregister_on_failure=request.synchronous))
+        if request.synchronous or not workers or reply.is_set:
+            await reply.wait()
+        label = f'Model "{spec.name}" Version: {spec.version} registered with {workers} initial workers'
+        if not workers:
+            await _say(stream, f"{label}. Use scale workers API to add workers for the model.")
+        else:
+            await _say(stream, label if request.synchronous else UPDATING)
+
+    async def ScaleWorker(self, stream: ServerStream) -> None:  # noqa: N802
+        """Set the number of workers. proto3 cannot tell 0 from unset: `min_worker` 0 is 1, as TorchServe has it."""
+        request = await _read(stream)
+        least = request.min_worker if request.min_worker > 0 else 1
+        most = request.max_worker if request.max_worker > 0 else least
+        if most < least:
+            raise BadInput("max_worker", "max_worker cannot be less than min_worker.")
+        name, version = _named(request.model_name), request.model_version
+        self._directory.find(name, version)
+        reply = self._supervisor.ask(Scale(name, version, least, most))
+        if not request.synchronous:
+            await _say(stream, UPDATING)
+            return
+        await reply.wait()
+        suffix = f", version: {version}" if version else ""
+        await _say(stream, f"Workers scaled to {least} for model: {name}{suffix}")
+
+    async def UnregisterModel(self, stream: ServerStream) -> None:  # noqa: N802
+        """Drain a version: new calls are refused at once, what is queued is answered within the grace."""
+        request = await _read(stream)
+        name = _named(request.model_name)
+        await self._supervisor.ask(Stop(name, request.model_version, self._grace_s)).wait()
+        await _say(stream, f'Model "{name}" unregistered')
+
+    async def SetDefault(self, stream: ServerStream) -> None:  # noqa: N802
+        """Not served yet."""
+        raise Unsupported("SetDefault is not served yet: the first registered version is the default")
+
+    # --- RegisterModel's fields ------------------------------------------------------------------
+
+    def _spec(self, request: RegisterModelRequest) -> ModelSpec:
+        if request.runtime not in RUNTIMES:
+            raise BadInput("runtime", f"Invalid RuntimeType value: {request.runtime}")
+        if request.s3_sse_kms:
+            raise BadInput("s3_sse_kms", "not supported")
+        for field in ("batch_size", "initial_workers", "max_batch_delay", "response_timeout", "startup_timeout"):
+            if getattr(request, field) < 0:
+                raise BadInput(field, f"{getattr(request, field)} is negative")
+        if request.url:
+            found = model_store.find(self._model_store, request.url)
+            content, name, folder = found.content, found.name, found.path
+        elif request.handler:
+            content, name, folder = {}, "", self._folder
+        else:
+            raise BadInput("url", "Parameter url is required.")
+        return self._parse(request, {**content, **_given(request)}, request.model_name or name, folder)
+
+    def _parse(self, request: RegisterModelRequest, content: dict[str, Any], name: str, folder: Path) -> ModelSpec:
+        if not name:
+            raise BadInput("model_name", "Model name is not defined.")
+        if not config.is_name(name):
+            raise BadInput("model_name", f"{name!r} may hold letters, digits, '_', '.' and '-' only")
+        if not content.get("handler"):
+            raise BadInput("handler", f'is missing: give "module:Class", here or in the folder\'s {model_store.FILE}')
+        content.setdefault("workers", {"min": 0})
+        try:
+            return model_store.spec_of(name, model_store.parse(content), folder=folder, url=request.url)
+        except ConfigError as error:
+            raise BadInput(error.key, error.text) from None
+
+
+def _given(request: RegisterModelRequest) -> dict[str, Any]:
+    """The fields that were given (0 and "" are not), as the config's keys."""
+    given: dict[str, Any] = {
+        "handler": request.handler,
+        "batch_size": request.batch_size,
+        "max_batch_delay_ms": request.max_batch_delay,
+        "response_timeout_s": request.response_timeout,
+        "startup_timeout_s": request.startup_timeout,
+        "workers": {"min": request.initial_workers} if request.initial_workers else None,
+    }
+    return {key: value for key, value in given.items() if value}
+
+
+def _named(name: str) -> str:
+    if not name:
+        raise BadInput("model_name", "is empty: name a model, ListModels lists them")
+    return name
+
+
+async def _read(stream: ServerStream) -> Any:
+    """The one request of a unary call."""
+    return await stream.recv_message()
+
+
+async def _say(stream: ServerStream, text: str) -> None:
+    await stream.send_message(ManagementResponse(msg=text))

@@ -1,0 +1,64 @@
+"""Errors -> gRPC status: the one table (contracts §5), and the details that travel with it.
+
+Details are messages of googleapis-common-protos, packed by grpclib's codec: only bytes cross between
+protobuf's default pool and ours. What must not live here: who raised what, and the wire.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from actorserve import errors
+
+DOMAIN = "actorserve"
+
+TABLE: dict[type[Exception], Status] = {
+    errors.BadInput: Status.INVALID_ARGUMENT,
+    errors.NoSuchModel: Status.NOT_FOUND,
+    errors.AlreadyRegistered: Status.ALREADY_EXISTS,
+    errors.WrongState: Status.FAILED_PRECONDITION,
+    errors.Unsupported: Status.UNIMPLEMENTED,
+    errors.TooLarge: Status.RESOURCE_EXHAUSTED,
+    errors.Overloaded: Status.RESOURCE_EXHAUSTED,
+    errors.ActorCrashed: Status.UNAVAILABLE,
+    errors.ActorGone: Status.UNAVAILABLE,
+    errors.NoWorkers: Status.UNAVAILABLE,
+    errors.Draining: Status.UNAVAILABLE,
+    errors.Unavailable: Status.UNAVAILABLE,
+    errors.Expired: Status.DEADLINE_EXCEEDED,
+    errors.HandlerRaised: Status.INTERNAL,
+    errors.LoadFailed: Status.FAILED_PRECONDITION,
+    errors.StartupTimeout: Status.DEADLINE_EXCEEDED,
+}
+
+
+def translate(error: Exception) -> GRPCError | None:
+    """The status that an error stands for; None: not one of ours, so a bug."""
+    if isinstance(error, GRPCError):
+        return error
+    status = TABLE.get(type(error))
+    if status is None:
+        return None
+    return GRPCError(status, str(error), _details(error))
+
+
+def _details(error: Exception) -> Sequence[Any] | None:
+    match error:
+        case errors.BadInput(field=field, text=text):
+            return [BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=text)])]
+        case errors.Unavailable(reason=reason):
+            return [ErrorInfo(reason=reason, domain=DOMAIN)]
+        case errors.LoadFailed():
+            return [ErrorInfo(reason="LOAD_FAILED", domain=DOMAIN)]
+        case errors.Overloaded(retry_after_s=seconds):
+            fraction, whole = math.modf(seconds)
+            return [RetryInfo(retry_delay=Duration(seconds=int(whole), nanos=int(fraction * 1e9)))]
+        case _:
+            return None

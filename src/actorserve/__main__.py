@@ -1,0 +1,74 @@
+"""The command line: `python -m actorserve [FILE]`, and the console script `actorserve`.
+
+Exit codes: 0 drained, 1 failed to start, 2 bad config or usage, 130 killed by a second signal. A fault of
+the operator is one clear line, never a traceback. What must not live here: how a server runs (server.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from actorserve import __version__, config
+from actorserve.errors import ConfigError, StartFailed
+
+DRAINED, FAILED, USAGE, KILLED = 0, 1, 2, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    arguments = argparse.ArgumentParser(
+        prog="actorserve",
+        description="A PyTorch model server that speaks gRPC. Without FILE it serves the packaged digits model.",
+    )
+    arguments.add_argument("file", nargs="?", type=Path, metavar="FILE", help="a config.toml")
+    arguments.add_argument("--version", action="version", version=f"actorserve {__version__}")
+    arguments.add_argument("--check", action="store_true", help="validate the configuration, print it, exit")
+    arguments.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. server.grace_s=5"
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry of the console script; exits with the codes above."""
+    if sys.platform == "win32":
+        sys.exit("actorserve: the server does not run on Windows; actorserve.client does")
+    options = parser().parse_args(argv)
+    try:
+        settings = config.load(options.file, options.set)
+        if options.check:
+            check(settings)
+            sys.exit(DRAINED)
+        sys.exit(serve(settings))
+    except ConfigError as error:
+        print(f"actorserve: {options.file or 'config'}: {error}", file=sys.stderr)  # noqa: T201  # this is the command line
+        sys.exit(USAGE)
+    except StartFailed as error:
+        print(f"actorserve: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(FAILED)
+
+
+def check(settings: config.Config) -> None:
+    """Print the whole configuration, defaults included; ConfigError if a model's folder is wrong."""
+    from actorserve.server import model_specs  # noqa: PLC0415  # --help needs none of the floors
+
+    model_specs(settings)
+    print(settings.model_dump_json(indent=2))  # noqa: T201
+
+
+def serve(settings: config.Config) -> int:
+    """Run the server in this process; the exit code."""
+    import trio  # noqa: PLC0415  # as above
+
+    from actorserve import log  # noqa: PLC0415
+    from actorserve.console import Console  # noqa: PLC0415
+
+    log.configure(settings.log)
+    return trio.run(Console(settings).run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+"""The configuration as data: what config.toml may say, every default, every unit, and its errors.
+
+`docs/configuration.md` is generated from these models (`just docs`). A key enters with its feature; an
+unknown key is an error that names the nearest known one. Files are read here and nowhere else; nothing
+here starts, opens or imports what the configuration names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from actorserve.errors import ConfigError
+
+SERVICES = ("inference", "management")
+DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
+    "inference": {"address": "127.0.0.1:7070", "services": ["inference"]},
+    "management": {"address": "127.0.0.1:7071", "services": ["management"]},
+}
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(_Table):
+    """The server as a whole."""
+
+    model_store: Path = Field(
+        default=Path("models"),
+        description="Folder that RegisterModel may load models from; relative to the config file.",
+    )
+    cache_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".cache" / "actorserve",
+        description="Folder for converted weights. Default: `~/.cache/actorserve`.",
+    )
+    grace_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=86400,
+        description="Seconds that running requests get to finish when the server or a model stops.",
+    )
+    stable_after_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86400,
+        description="Seconds in READY after which a worker's earlier failures are forgotten.",
+    )
+
+
+class Log(_Table):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The lowest level shown.")
+    format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="`console` is for people, `json` for machines; `auto`: console on a terminal."
+    )
+    access: bool = Field(default=True, description="Log one line per call.")
+
+
+class Listener(_Table):
+    """One place to listen, and what is served there."""
+
+    address: str | tuple[str, ...] = Field(
+        description='Where: `"127.0.0.1:7070"`, `"[::1]:7070"`, or a list of these. Port 0 takes a free one.'
+    )
+    services: tuple[Literal["inference", "management"], ...] = Field(
+        min_length=1, description="What is served: `inference`, `management`."
+    )
+    insecure: bool = Field(
+        default=False, description="Allow an address that is not loopback, although nothing is encrypted."
+    )
+    request_timeout_s: float = Field(
+        default=0.0, ge=0, description="Seconds after which a call ends. 0: only the client's own deadline counts."
+    )
+    max_receive_bytes: int = Field(
+        default=6_553_500, ge=1, le=1 << 30, description="Largest message taken, in bytes (TorchServe's default)."
+    )
+    max_send_bytes: int = Field(default=6_553_500, ge=1, le=1 << 30, description="Largest message sent, in bytes.")
+    max_concurrent_streams: int = Field(
+        default=256, ge=1, le=100_000, description="Calls that one connection may have open at once."
+    )
+    handshake_timeout_s: float = Field(
+        default=10.0, gt=0, description="Seconds that a new connection has to send HTTP/2's preface and settings."
+    )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every address, one or many."""
+        return (self.address,) if isinstance(self.address, str) else self.address
+
+    @field_validator("address")
+    @classmethod
+    def _parses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        addresses = [value] if isinstance(value, str) else value
+        if not addresses:
+            raise ValueError("at least one address is needed")
+        for address in addresses:
+            split_address(address)
+        return value
+
+    @model_validator(mode="after")
+    def _is_private(self) -> Listener:
+        for address in self.addresses:
+            host, _ = split_address(address)
+            if not self.insecure and not is_loopback(host):
+                raise ValueError(
+                    f"address {address!r} is not loopback and nothing there is encrypted; "
+                    "set insecure = true to serve it all the same"
+                )
+        return self
+
+
+class Workers(_Table):
+    """How many workers a model has."""
+
+    min: int = Field(default=1, ge=0, le=1024, description="Workers started. 0: none until ScaleWorker asks for some.")
+    max: int | None = Field(default=None, ge=0, le=1024, description="Same as `min`: nothing scales by itself yet.")
+
+    @model_validator(mode="after")
+    def _do_not_scale(self) -> Workers:
+        if self.max is not None and self.max != self.min:
+            raise ValueError(f"max = {self.max} differs from min = {self.min}, but nothing scales by itself yet")
+        return self
+
+
+class Model(_Table):
+    """One model: what runs, how often, and how it is fed."""
+
+    handler: str = Field(
+        default="",
+        description="`module:Class` of the handler. May be left out where the folder of `source` has a `model.toml`.",
+    )
+    source: Path | None = Field(
+        default=None,
+        description="The model's folder: first on the worker's `sys.path`, and what its handler gets as `model_dir`.",
+    )
+    version: str = Field(default="1.0", pattern=NAME, description="The version's name.")
+    workers: Workers = Field(default_factory=Workers, description="How many workers, as `{ min = 1 }`.")
+    threads: int = Field(default=1, ge=1, le=1024, description="Compute threads of a worker.")
+    batch_size: int = Field(
+        default=32, ge=1, le=65536, description="Most requests in one batch, and most streams open in one worker."
+    )
+    max_batch_delay_ms: float = Field(
+        default=0.0,
+        ge=0,
+        le=600_000,
+        description="Milliseconds that an idle worker waits for a fuller batch, counted from the oldest's arrival.",
+    )
+    queue_size: int = Field(default=100, ge=1, le=1_000_000, description="Requests that may wait; more are refused.")
+    startup_timeout_s: float = Field(default=120.0, gt=0, description="Seconds that a worker has to become READY.")
+    response_timeout_s: float = Field(
+        default=120.0, gt=0, description="Seconds of one call of the handler, after which the worker is killed."
+    )
+    max_restarts: int = Field(
+        default=5, ge=0, le=1000, description="Failures in a row after which a worker is given up (FAILED)."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Handed to the handler as it is.")
+
+    @field_validator("handler")
+    @classmethod
+    def _names_a_class(cls, value: str) -> str:
+        if value:
+            check_handler(value)
+        return value
+
+    @model_validator(mode="after")
+    def _has_code(self) -> Model:
+        if not self.handler and self.source is None:
+            raise ValueError('handler is missing: name one as "module:Class"')
+        return self
+
+
+class Config(_Table):
+    """The whole file."""
+
+    server: Server = Field(default_factory=Server)
+    log: Log = Field(default_factory=Log)
+    listeners: dict[str, Listener] = Field(default_factory=dict)
+    models: dict[str, Model] = Field(default_factory=dict)
+    folder: Path = Field(default_factory=Path.cwd, exclude=True)
+
+    @field_validator("models", "listeners")
+    @classmethod
+    def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not is_name(name):
+                raise ValueError(f"the name {name!r} may hold letters, digits, '_', '.' and '-' only")
+        return value
+
+
+# --- small rules --------------------------------------------------------------------------------
+
+
+def is_name(name: str) -> bool:
+    """Whether a model or a listener may be called so."""
+    return re.fullmatch(NAME, name) is not None
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`; ValueError says what would be right."""
+    host, separator, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        separator = ""
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f'address {address!r} is not "host:port", for example "127.0.0.1:7070" or "[::1]:7070"')
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_handler(target: str) -> str:
+    """ValueError unless `target` reads `module:Class`."""
+    module, separator, name = target.partition(":")
+    if not separator or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f'handler {target!r} is not "module:Class", for example "my_package.my_module:MyHandler"')
+    return target
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def default_content() -> dict[str, Any]:
+    """What is served without a file: the digits."""
+    return {"models": {"digits": {"handler": "actorserve.handlers.digits:Digits"}}}
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a file (None: the packaged digits) and apply `key=value` overrides; ConfigError names the key."""
+    content = default_content() if path is None else read_toml(path)
+    for override in overrides:
+        set_key(content, override)
+    return parse(content, folder=Path.cwd() if path is None else path.resolve().parent)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's content; ConfigError if there is none."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError("", f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise ConfigError("", f"{path} is a folder, not a file") from None
+    except OSError as error:
+        raise ConfigError("", f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("", f"{path} is not TOML: {error}") from None
+
+
+def set_key(content: dict[str, Any], override: str) -> None:
+    """Apply one `a.b.c=value`; the value is TOML, or else text as it stands."""
+    key, separator, text = override.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not separator or not all(parts):
+        raise ConfigError("--set", f"{override!r} is not key=value, for example server.grace_s=5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = content
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(key, "is not a table, so nothing can be set inside it")
+    table[parts[-1]] = value
+
+
+def parse(content: Mapping[str, Any], *, folder: Path) -> Config:
+    """Validate a file's content. No listeners at all: 127.0.0.1:7070 and 127.0.0.1:7071."""
+    if "folder" in content:
+        raise ConfigError("folder", "unknown key")
+    filled = {"listeners": DEFAULT_LISTENERS, **content, "folder": folder}
+    if not filled["listeners"]:
+        filled["listeners"] = DEFAULT_LISTENERS
+    try:
+        return Config.model_validate(filled)
+    except ValidationError as error:
+        raise ConfigError(*first_error(error)) from None
+
+
+def first_error(error: ValidationError, within: Sequence[str] = ()) -> tuple[str, str]:
+    """The first thing that is wrong: its key, and the value with what would be right.
+
+    `within`: where the validated table stands in the file.
+    """
+    details = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in details["loc"] if part not in ("str", "tuple[str, ...]"))
+    if details["type"] == "extra_forbidden":
+        known = _known_keys((*within, *details["loc"][:-1]))
+        near = difflib.get_close_matches(str(details["loc"][-1]), known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return key, f"unknown key; {hint}"
+    if details["type"] == "missing":
+        return key, "is missing"
+    text = details["msg"].removeprefix("Value error, ")
+    value = details["input"]
+    if isinstance(value, (str, int, float, bool, list)):
+        return key, f"{value!r} is wrong: {text[:1].lower()}{text[1:]}"
+    return key, text
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    """The keys of the table at a place in the file."""
+    model: type[BaseModel] = Config
+    tables: dict[str, type[BaseModel]] = {
+        "server": Server,
+        "log": Log,
+        "listeners": Listener,
+        "models": Model,
+        "workers": Workers,
+    }
+    for part in location:
+        model = tables.get(str(part), model)
+    return [name for name in model.model_fields if name != "folder"]
+
+
+def tables() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every table with its heading, in the order of the file: what the documentation is made from."""
+    yield "[server]", Server
+    yield "[log]", Log
+    yield "[listeners.NAME]", Listener
+    yield "[models.NAME]", Model
+    yield "workers", Workers

@@ -1,0 +1,85 @@
+"""The server as a person runs it: progress and one screen on stdout, signals, and the exit code.
+
+What must not live here: the command line (__main__.py), how a server runs (server.py).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+import trio
+
+from actorserve import config, screen
+from actorserve.server import Server
+
+PROGRESS_EVERY_S = 1.0
+DRAINED, FAILED, KILLED = 0, 1, 130
+
+log = structlog.get_logger("actorserve")
+
+
+class Console:
+    """One run. `run` gives the exit code."""
+
+    def __init__(self, settings: config.Config) -> None:
+        self._settings = settings
+        self._code = DRAINED
+
+    async def run(self) -> int:
+        """Serve until the first SIGINT or SIGTERM, then drain; a second one kills. StartFailed before that."""
+        server = Server(self._settings)
+        await server.open()
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._obey, signals, server, nursery.cancel_scope)
+                nursery.start_soon(self._show, server)
+                await server.run()
+                nursery.cancel_scope.cancel()
+        if self._code == DRAINED:
+            say("drained, good bye")
+        return self._code
+
+    async def _obey(self, signals: object, server: Server, scope: trio.CancelScope) -> None:
+        first = True
+        async for number in signals:  # type: ignore[attr-defined]  # trio keeps the type private
+            if not first:
+                self._code = KILLED
+                say("killed by a second signal")
+                scope.cancel()
+                return
+            first = False
+            say(f"{signal.Signals(number).name}: draining, up to {self._settings.server.grace_s:g} s; again to kill")
+            server.stop()
+
+    async def _show(self, server: Server) -> None:
+        """Progress until every model is READY or FAILED, then the screen."""
+        say(screen.listening(server.bound))
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._report, server, began)
+            while len(server.loading) < len(server.specs):
+                await trio.lowlevel.checkpoint()
+            failures = await server.wait_loaded()
+            nursery.cancel_scope.cancel()
+        for name, error in failures:
+            print(f"actorserve: models.{name}: {error}", file=sys.stderr, flush=True)  # noqa: T201  # for people
+        if failures and not server.is_serving():
+            self._code = FAILED
+            say("no model could be loaded")
+            server.stop()
+            return
+        say(screen.screen(server.bound, server.observe(), Path.cwd()))
+
+    @staticmethod
+    async def _report(server: Server, began: float) -> None:
+        while True:
+            await trio.sleep(PROGRESS_EVERY_S)
+            say(screen.progress(server.observe(), trio.current_time() - began))
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal."""
+    print(text, flush=True)  # noqa: T201  # stdout is the screen; the log goes to stderr

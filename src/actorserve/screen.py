@@ -1,0 +1,86 @@
+"""What a person sees on the terminal: progress while models load, then one screen. Pure text.
+
+What must not live here: the log (log.py), when to print (__main__.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from actorserve import __version__
+from actorserve.actors.messages import ModelView, State, Tree
+from actorserve.server import Bound
+
+EXAMPLES = {
+    "actorserve.handlers.digits:Digits": "recognise_digit.py",
+    "actorserve.handlers.image_classification:ImageClassification": "classify_photo.py",
+    "actorserve.handlers.text_embedding:TextEmbedding": "embed_sentences.py",
+    "actorserve.handlers.text_generation:TextGeneration": "stream_story.py",
+}
+PREDICTIONS = "org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
+
+
+def listening(bound: Iterable[Bound]) -> str:
+    """The first line: where calls are taken, before any model is ready."""
+    places = "; ".join(f"{', '.join(one.services)} on {', '.join(one.addresses)}" for one in bound)
+    return f"actorserve {__version__}: {places}"
+
+
+def progress(tree: Tree, seconds: float) -> str:
+    """One line: how far the models are."""
+    ready = [model.spec.name for model in tree.models if model.state is State.READY]
+    waiting = [model.spec.name for model in tree.models if model.state in (State.LOADING, State.RESTARTING)]
+    done = f"{len(ready)} of {len(tree.models)} models ready"
+    return f"  {done} after {seconds:.1f} s" + (f", loading {', '.join(waiting)}" if waiting else "")
+
+
+def screen(bound: Sequence[Bound], tree: Tree, folder: Path) -> str:
+    """Listeners, models, devices, workers, and a command to try."""
+    lines = ["", f"actorserve {__version__} is ready", ""]
+    lines += _table(
+        ("listener", "address", "services"),
+        [(one.name, " ".join(one.addresses), " ".join(one.services)) for one in bound],
+    )
+    lines.append("")
+    lines += _table(("model", "version", "state", "workers", "device", "batch", "handler"), map(_row, tree.models))
+    for model in tree.models:
+        lines += [f"  {model.spec.name}: {reason}" for reason in failures(model)]
+    lines += ["", *hint(bound, tree, folder), "", "Ctrl-C drains and stops; a second one kills.", ""]
+    return "\n".join(lines)
+
+
+def failures(model: ModelView) -> list[str]:
+    """Why workers of a model have failed."""
+    return sorted({replica.reason for replica in model.replicas if replica.state is State.FAILED})
+
+
+def _row(model: ModelView) -> tuple[str, ...]:
+    spec = model.spec
+    ready = sum(replica.state is State.READY for replica in model.replicas)
+    devices = ",".join(sorted({replica.device for replica in model.replicas})) or "-"
+    workers = f"{ready}/{spec.workers_min}"
+    return spec.name, spec.version, model.state.value, workers, devices, str(spec.batch_size), spec.handler
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    table = [head, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+    ]
+
+
+def hint(bound: Iterable[Bound], tree: Tree, folder: Path) -> list[str]:
+    """A command to try."""
+    addresses = [one.addresses[0] for one in bound if "inference" in one.services]
+    ready = [model for model in tree.models if model.state is State.READY]
+    if not addresses or not ready:
+        return ["Register a model with ManagementAPIsService/RegisterModel."]
+    for model in ready:
+        example = folder / "examples" / EXAMPLES.get(model.spec.handler, "-")
+        if example.is_file():
+            return ["Try, in another terminal:", f"  {sys.executable} {os.path.relpath(example)} {addresses[0]}"]
+    return [f'Call {PREDICTIONS} on {addresses[0]} with model_name = "{ready[0].spec.name}".']

@@ -1,0 +1,219 @@
+"""The whole server as one async function: it wires the floors, starts them in order, stops them in reverse.
+
+    listeners open -> forkserver and supervisor run -> models spawn -> ... -> drain
+    drain: no new calls (GOAWAY) -> actors drain until the grace ends -> what is left is killed
+
+What must not live here: signals and the command line (__main__.py), the screen (screen.py), policies.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+import trio
+
+from actorserve import config
+from actorserve.actors import model_store
+from actorserve.actors.directory import Directory
+from actorserve.actors.forkserver import Forkserver, ProcessSpawner
+from actorserve.actors.messages import ModelSpec, Spawn, State, Tree
+from actorserve.actors.model_actor import ActorSettings
+from actorserve.actors.reply import Reply
+from actorserve.actors.supervisor import Supervisor
+from actorserve.actors.worker_process import Spawner
+from actorserve.errors import ActorserveError, ConfigError, StartFailed
+from actorserve.log import AccessLog, wants_json
+from actorserve.services.inference import InferenceService
+from actorserve.services.management import ManagementService
+from actorserve.services.status import translate
+from actorserve.services.transport.server import GrpcServer, Limits
+
+log = structlog.get_logger("actorserve.server")
+LAST_CALLS_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A listener that is open: its name, its services, its addresses with the ports in use."""
+
+    name: str
+    services: tuple[str, ...]
+    addresses: tuple[str, ...]
+
+
+class Server:
+    """One server. `run` serves until `stop()`; `spawner` replaces real workers in tests."""
+
+    def __init__(
+        self,
+        settings: config.Config,
+        *,
+        spawner: Spawner | None = None,
+        on_change: Callable[[], None] = lambda: None,
+        extra_services: Iterable[Any] = (),
+    ) -> None:
+        self.settings = settings
+        self.specs = model_specs(settings)
+        self.directory = Directory()
+        self.forkserver = None if spawner is not None else Forkserver()
+        folder = settings.folder
+        actor_settings = ActorSettings(
+            spawner=spawner or ProcessSpawner(_not_none(self.forkserver)),
+            cache_dir=settings.server.cache_dir.expanduser(),
+            path=(str(folder),),
+            gather_limit=max(listener.max_send_bytes for listener in settings.listeners.values()),
+        )
+        self.supervisor = Supervisor(
+            actor_settings,
+            self.directory,
+            stable_after_s=settings.server.stable_after_s,
+            grace_s=settings.server.grace_s,
+            on_change=on_change,
+        )
+        self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
+        self.grpc = {name: self._grpc(listener, extra_services) for name, listener in settings.listeners.items()}
+        self.bound: tuple[Bound, ...] = ()
+        self.loading: dict[str, Reply[None]] = {}
+        self._listeners: dict[str, list[trio.SocketListener]] = {}
+        self._stop = trio.Event()
+
+    def _grpc(self, listener: config.Listener, extra_services: Iterable[Any]) -> GrpcServer:
+        services: list[Any] = list(extra_services)
+        if "inference" in listener.services:
+            services.append(InferenceService(self.directory, self.supervisor))
+        if "management" in listener.services:
+            server = self.settings.server
+            services.append(
+                ManagementService(
+                    self.directory,
+                    self.supervisor,
+                    model_store=self.settings.folder / server.model_store,
+                    folder=self.settings.folder,
+                    grace_s=server.grace_s,
+                )
+            )
+        limits = Limits(
+            max_receive_bytes=listener.max_receive_bytes,
+            max_send_bytes=listener.max_send_bytes,
+            max_concurrent_streams=listener.max_concurrent_streams,
+            request_timeout_s=listener.request_timeout_s,
+            handshake_timeout_s=listener.handshake_timeout_s,
+        )
+        on_end = self.access.add if self.settings.log.access and self.settings.log.level in ("debug", "info") else None
+        return GrpcServer(services, limits=limits, translate=translate, on_end=on_end)
+
+    def stop(self) -> None:
+        """Begin the drain. Idempotent."""
+        self._stop.set()
+
+    def observe(self) -> Tree:
+        """The tree of models and workers now."""
+        return self.supervisor.observe()
+
+    # --- the life of the server --------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until stopped, then drain. Started once calls are taken; models load after that.
+
+        `open` before, or only in-memory connections come in. Cancelling kills everything at once.
+        """
+        async with trio.open_nursery() as back:
+            back.start_soon(self.access.run)
+            if self.forkserver is not None:
+                back.start_soon(self.forkserver.run)
+            await back.start(self.supervisor.run)
+            async with trio.open_nursery() as front:
+                for name, opened in self._listeners.items():
+                    await front.start(self.grpc[name].serve, opened)
+                for spec in self.specs:
+                    self.loading[spec.name] = self.supervisor.ask(Spawn(spec))
+                task_status.started()
+                await self._stop.wait()
+                await self._drain()
+                front.cancel_scope.cancel()
+            back.cancel_scope.cancel()
+
+    async def _drain(self) -> None:
+        grace_s = self.settings.server.grace_s
+        log.info("draining", grace_s=grace_s)
+        for server in self.grpc.values():
+            server.drain()
+        await self.supervisor.drain(grace_s)
+        with trio.move_on_after(LAST_CALLS_S):
+            while any(server.statistics().calls for server in self.grpc.values()):
+                await trio.sleep(0.01)
+        log.info("drained")
+
+    async def open(self) -> None:
+        """Open every listener, or none. StartFailed: an address cannot be had."""
+        opened: dict[str, list[trio.SocketListener]] = {}
+        bound: list[Bound] = []
+        try:
+            for name, listener in self.settings.listeners.items():
+                opened[name] = []
+                for address in listener.addresses:
+                    opened[name] += await open_address(name, address)
+                addresses = tuple(_address_of(one) for one in opened[name])
+                bound.append(Bound(name, listener.services, addresses))
+        except BaseException:
+            for listeners in opened.values():
+                for one in listeners:
+                    one.socket.close()
+            raise
+        self.bound = tuple(bound)
+        self._listeners = opened
+
+    async def wait_loaded(self) -> list[tuple[str, ActorserveError]]:
+        """Wait until every configured model is READY or FAILED; gives the failures."""
+        failures: list[tuple[str, ActorserveError]] = []
+        for name, reply in self.loading.items():
+            try:
+                await reply.wait()
+            except ActorserveError as error:
+                failures.append((name, error))
+        return failures
+
+    def is_serving(self) -> bool:
+        """Whether a configured model is READY, or none is configured."""
+        models = self.observe().models
+        return not models or any(model.state is State.READY or not model.spec.workers_min for model in models)
+
+
+async def open_address(name: str, address: str) -> list[trio.SocketListener]:
+    """Listen on one address; StartFailed says why not."""
+    host, port = config.split_address(address)
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        why = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            why = f"port {port} is in use; choose another with --set listeners.{name}.address={host}:PORT"
+        raise StartFailed(f"listeners.{name}.address: cannot listen on {address}: {why}") from None
+
+
+def _address_of(listener: trio.SocketListener) -> str:
+    host, port, *_ = listener.socket.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def model_specs(settings: config.Config) -> tuple[ModelSpec, ...]:
+    """What to run, from the file; ConfigError names the model whose folder or key is wrong."""
+    specs = []
+    for name, model in settings.models.items():
+        if model.source is not None and not (settings.folder / model.source).is_dir():
+            raise ConfigError(f"models.{name}.source", f"there is no folder {settings.folder / model.source}")
+        try:
+            specs.append(model_store.spec_of(name, model, folder=settings.folder, loaded_at_startup=True))
+        except ConfigError as error:
+            raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    return tuple(specs)
+
+
+def _not_none(forkserver: Forkserver | None) -> Forkserver:
+    assert forkserver is not None  # noqa: S101  # narrows the type
+    return forkserver

@@ -1,0 +1,56 @@
+"""Regenerate the checked-in stubs: `just proto`.
+
+protoc writes straight into the package through the link, then one line of each `_pb2.py` is rewritten
+so that the file registers in `actorserve.proto.pool.POOL` (see there for why).
+
+    python tools/generate_stubs.py [FOLDER]     FOLDER: where `actorserve/proto` is written; default src
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import google.rpc.status_pb2
+import grpc_tools
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTRACTS = ("inference", "management")
+DEFAULT_POOL = "_descriptor_pool.Default().AddSerializedFile("
+
+
+def generate(out: Path) -> None:
+    """Write the stubs of every contract under `out`, which must exist."""
+    site_packages = Path(google.rpc.status_pb2.__file__).parents[2]
+    files = [f"actorserve/proto/{name}.proto" for name in CONTRACTS]
+    code = protoc.main(
+        [
+            "protoc",
+            f"-Iactorserve/proto={ROOT / 'proto'}",
+            f"-I{Path(grpc_tools.__file__).parent / '_proto'}",
+            f"-I{site_packages}",
+            f"--python_out={out}",
+            f"--mypy_out=quiet:{out}",
+            f"--grpclib_python_out={out}",
+            *files,
+        ]
+    )
+    if code:
+        sys.exit(code)
+    for name in CONTRACTS:
+        use_own_pool(out / "actorserve" / "proto" / f"{name}_pb2.py")
+
+
+def use_own_pool(path: Path) -> None:
+    """Rewrite one generated module to register in our pool."""
+    text = path.read_text()
+    if text.count(DEFAULT_POOL) != 1:
+        sys.exit(f"{path}: protoc's output has changed, expected one {DEFAULT_POOL!r}")
+    text = text.replace(DEFAULT_POOL, "POOL.AddSerializedFile(")
+    text = text.replace("\nDESCRIPTOR = ", "\nfrom actorserve.proto.pool import POOL\n\nDESCRIPTOR = ")
+    path.write_text(text)
+
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "src")
