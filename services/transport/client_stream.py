@@ -4,7 +4,8 @@ What lives here: `ClientStream`: a call's messages, metadata, status and deadlin
 What must not: reading or writing the connection, opening connections.
 
 Rules
-1. The deadline is sent as grpc-timeout and kept here too: when it passes, the call is reset and DEADLINE_EXCEEDED raised.
+1. The deadline is sent as grpc-timeout and kept here too: once it has passed, the call is reset, and the error is
+   DEADLINE_EXCEEDED.
 2. Leaving the block early resets the stream with CANCEL. Leaving it in order waits for the trailers.
 3. A status other than OK is GRPCError. A reset without trailers is StreamTerminatedError, except REFUSED_STREAM, which
    says that nothing was done: UNAVAILABLE, like a lost connection.
@@ -12,9 +13,9 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import anyio
 from google.protobuf.message import DecodeError
@@ -24,7 +25,7 @@ from multidict import MultiDict
 
 from actorserve.services.transport import frames, grpc
 from actorserve.services.transport.client_connection import ClientConnection, Waiter
-from actorserve.services.transport.grpc import Metadata, MessageReader
+from actorserve.services.transport.grpc import MessageReader, Metadata
 from actorserve.services.transport.streams import Stream
 
 SEND_BUFFER = 65_536
@@ -38,13 +39,14 @@ class Caller(Protocol):
     max_receive_bytes: int
     max_send_bytes: int
 
-    connected: Callable[[], Awaitable[ClientConnection]]
+    async def connected(self) -> ClientConnection:
+        """Give the connection; open it if there is none."""
 
 
 class ClientStream:
     """One call; use it as an async context manager."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  made by the channel alone
         self,
         channel: Caller,
         path: str,
@@ -74,7 +76,7 @@ class ClientStream:
 
     # --- the block ---------------------------------------------------------------------------
 
-    async def __aenter__(self) -> ClientStream:
+    async def __aenter__(self) -> Self:
         if self._timeout is not None:
             self._scope = anyio.CancelScope(deadline=anyio.current_time() + self._timeout)
             self._scope.__enter__()

@@ -1,6 +1,6 @@
 """One HTTP/2 connection, either role: bytes in, events out; calls in, bytes out (RFC 9113).
 
-What lives here: the dispatch of frames, streams by id, settings, flow control of what is received, GOAWAY, faults.
+What lives here: the parser: which frame may come when, and what it does to the state (state.py).
 What must not: clocks, sockets, trio, anyio, gRPC. The driver owns time and tasks.
 
 Rules
@@ -13,57 +13,33 @@ Rules
    of the connection depends on it (§4.3).
 4. A frame on an idle stream is PROTOCOL_ERROR of the connection. On a closed one it is ignored if we reset that stream,
    STREAM_CLOSED of the stream if the peer did, STREAM_CLOSED of the connection otherwise (§5.1).
-5. DATA on a stream that nobody reads any more is given back to the connection's window at once (§6.9).
-6. A server that ends a stream before its client has, resets it with NO_ERROR (§8.1).
-7. Push is neither offered nor taken: PUSH_PROMISE is PROTOCOL_ERROR (§8.4); PRIORITY is ignored (§5.3.2).
+5. Push is neither offered nor taken: PUSH_PROMISE is PROTOCOL_ERROR (§8.4); PRIORITY is ignored (§5.3.2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from actorserve.services.transport import frames as f
 from actorserve.services.transport import hpack
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.frames import ConnectionFault, StreamFault
-from actorserve.services.transport.outgoing import Outgoing
+from actorserve.services.transport.state import Settings, State
 
-REMEMBERED_RESETS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What we tell the peer. Sizes in octets."""
-
-    stream_window: int = 262_144
-    connection_window: int = 4_194_304
-    max_concurrent_streams: int = 256
-    max_header_list: int = 16_384
-    max_frame: int = f.DEFAULT_MAX_FRAME
+__all__ = ["Connection", "Settings"]
 
 
-class Connection(Outgoing):
+class Connection(State):
     """The protocol of one connection, without I/O."""
 
     def __init__(self, *, client: bool, settings: Settings | None = None, hpack_library: str = "jh2") -> None:
-        super().__init__()
-        self.client = client
-        self.settings = settings = settings or Settings()
-        self.streams: dict[int, s.Stream] = {}
-        self.peer_max_streams = f.MAX_STREAM_ID
+        super().__init__(client=client, settings=settings or Settings())
+        settings = self.settings
         self.broken = False
-        self.goaway_sent: int | None = None  # last stream id told in the last GOAWAY
         self.goaway_received = False
         self.settings_seen = False
         self._decode = hpack.decoder(settings.max_header_list, hpack_library)
         self._pseudo = hpack.RESPONSE_PSEUDO if client else hpack.REQUEST_PSEUDO
-        self._next_id = 1 if client else 2
-        self._highest = 0  # highest id that the peer (server) or we (client) opened
-        self._resets: dict[int, bool] = {}  # id -> by us?
-        self._receive_window = s.ReceiveWindow(f.DEFAULT_WINDOW, settings.connection_window)
-        self._initial_receive = max(settings.stream_window, f.DEFAULT_WINDOW)
-        self._settings_acked = False
         self._buffer = bytearray()
         self._preface_left = b"" if client else f.PREFACE
         self._block = bytearray()  # a header block in parts
@@ -82,26 +58,6 @@ class Connection(Outgoing):
             self._on_window_update,
             self._on_continuation,
         )
-        self._open(settings)
-
-    def _open(self, settings: Settings) -> None:
-        pairs = [
-            (f.INITIAL_WINDOW_SIZE, settings.stream_window),
-            (f.MAX_HEADER_LIST_SIZE, settings.max_header_list),
-            (f.MAX_FRAME_SIZE, settings.max_frame),
-        ]
-        if self.client:
-            self._out += f.PREFACE
-            pairs.append((f.ENABLE_PUSH, 0))
-        else:
-            pairs.append((f.MAX_CONCURRENT_STREAMS, settings.max_concurrent_streams))
-        self._out += f.encode_settings(pairs)
-        extra = settings.connection_window - f.DEFAULT_WINDOW
-        if extra > 0:
-            self._receive_window.available += extra
-            self._out += f.encode_window_update(0, extra)
-
-    # --- what the driver asks ------------------------------------------------------------
 
     def receive(self, data: bytes) -> list[s.Event]:
         """Take what was read; give what happened (rule 1)."""
@@ -112,46 +68,6 @@ class Connection(Outgoing):
             except ConnectionFault as fault:
                 self._break(fault, events)
         return events
-
-    def open_stream(self, block: bytes, owner: object = None) -> s.Stream:
-        """Client: open a stream with this request header block."""
-        stream = self._new_stream(self._next_id)
-        self._highest = stream.id
-        self._next_id += 2
-        stream.owner = owner
-        self.send_headers(stream, block)
-        return stream
-
-    def consumed(self, stream: s.Stream, size: int) -> None:
-        """Give `size` octets of flow control back: the application has taken them from the inbox."""
-        stream.unread -= size
-        increment = self._receive_window.give_back(size)
-        if increment:
-            self._out += f.encode_window_update(0, increment)
-        if not stream.ended:
-            increment = stream.receive_window.give_back(size)
-            if increment:
-                self._out += f.encode_window_update(stream.id, increment)
-
-    def reset(self, stream: s.Stream, code: int) -> None:
-        """End a stream now."""
-        if stream.state != s.CLOSED:
-            self._out += f.encode_rst_stream(stream.id, code)
-            self._close(stream, code, by_us=True)
-
-    def release(self, stream: s.Stream) -> None:
-        """Client: nobody will read or write this stream any more."""
-        self.reset(stream, f.CANCEL)
-        self._abandon(stream)
-
-    def ping(self, payload: bytes) -> None:
-        """Ask the peer for a sign of life; payload is 8 octets."""
-        self._out += f.encode(f.PING, 0, 0, payload)
-
-    def goaway(self, code: int, *, last_stream_id: int | None = None, text: str = "") -> None:
-        """Tell the peer that no stream above the last id will be served; by default the highest one seen."""
-        self.goaway_sent = (0 if self.client else self._highest) if last_stream_id is None else last_stream_id
-        self._out += f.encode_goaway(self.goaway_sent, code, text)
 
     # --- bytes -> frames -------------------------------------------------------------------
 
@@ -368,42 +284,17 @@ class Connection(Outgoing):
         if stream_id:
             raise ConnectionFault(f.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & f.ACK:
-            self._on_settings_ack(payload)
+            if payload:
+                raise ConnectionFault(f.FRAME_SIZE_ERROR, "SETTINGS with ACK and a payload")
+            if not self.settings_seen:
+                raise ConnectionFault(f.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            self._settings_took_effect()
             return
         self.settings_seen = True
         for key, value in f.decode_settings(payload):
             self._apply(key, value)
         self._emit_control(f.SETTINGS_ACK)
         events.append(s.SettingsReceived())
-
-    def _apply(self, key: int, value: int) -> None:
-        if key == f.INITIAL_WINDOW_SIZE:
-            change = value - self.peer_initial_window
-            self.peer_initial_window = value
-            for stream in self.streams.values():
-                stream.send_window += change
-                if stream.send_window > f.MAX_WINDOW:
-                    raise ConnectionFault(f.FLOW_CONTROL_ERROR, "send window above 2^31-1")
-                self._window_opened(stream)
-        elif key == f.MAX_FRAME_SIZE:
-            self.peer_max_frame = value
-        elif key == f.MAX_CONCURRENT_STREAMS:
-            self.peer_max_streams = value
-        elif key == f.ENABLE_PUSH and value and self.client:
-            raise ConnectionFault(f.PROTOCOL_ERROR, "a server cannot enable push")
-
-    def _on_settings_ack(self, payload: bytes) -> None:
-        if payload:
-            raise ConnectionFault(f.FRAME_SIZE_ERROR, "SETTINGS with ACK and a payload")
-        if not self.settings_seen:
-            raise ConnectionFault(f.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if self._settings_acked:
-            return
-        self._settings_acked = True
-        change = self.settings.stream_window - self._initial_receive  # below 0 only for windows under the default
-        self._initial_receive += change
-        for stream in self.streams.values():
-            stream.receive_window.available += change
 
     def _on_push_promise(self, flags: int, stream_id: int, payload: bytes, events: list[s.Event]) -> None:
         raise ConnectionFault(f.PROTOCOL_ERROR, "PUSH_PROMISE is not allowed")
@@ -427,56 +318,7 @@ class Connection(Outgoing):
         self.goaway_received = True
         events.append(s.GoawayReceived(last & f.MAX_STREAM_ID, code, payload[8:].decode(errors="replace")))
 
-    # --- streams -------------------------------------------------------------------------------
-
-    def _new_stream(self, stream_id: int) -> s.Stream:
-        window = s.ReceiveWindow(self._initial_receive, self.settings.stream_window)
-        stream = self.streams[stream_id] = s.Stream(stream_id, self.peer_initial_window, window)
-        return stream
-
-    def _end_received(self, stream: s.Stream) -> None:
-        if stream.expected > 0 and stream.inbox:
-            raise StreamFault(stream.id, f.PROTOCOL_ERROR, "less DATA than content-length")
-        stream.state = s.AFTER_RECEIVED_END[stream.state]
-        if stream.state == s.CLOSED:
-            del self.streams[stream.id]
-
-    def _end_sent(self, stream: s.Stream) -> None:
-        super()._end_sent(stream)
-        if stream.state == s.CLOSED:
-            del self.streams[stream.id]
-            if not self.client:  # a client may read on; it calls `release`
-                self._abandon(stream)
-        elif not self.client:
-            self.reset(stream, f.NO_ERROR)
-
-    def _close(self, stream: s.Stream, code: int, *, by_us: bool) -> None:
-        stream.state = s.CLOSED
-        stream.reset_code = code
-        stream.head = stream.tail = None
-        stream.pending.clear()
-        stream.queued = stream.end_after_pending = False
-        self.streams.pop(stream.id, None)
-        self._remember(stream.id, by_us=by_us)
-        if not self.client:
-            self._abandon(stream)
-
-    def _abandon(self, stream: s.Stream) -> None:
-        """Give back what nobody will read (rule 5)."""
-        stream.inbox.clear()
-        if stream.unread:
-            self._discard(stream.unread)
-            stream.unread = 0
-
-    def _discard(self, size: int) -> None:
-        increment = self._receive_window.give_back(size)
-        if increment:
-            self._out += f.encode_window_update(0, increment)
-
-    def _remember(self, stream_id: int, *, by_us: bool) -> None:
-        self._resets[stream_id] = by_us
-        if len(self._resets) > REMEMBERED_RESETS:
-            del self._resets[next(iter(self._resets))]
+    # --- faults -----------------------------------------------------------------------------------
 
     def _check_not_idle(self, stream_id: int, name: str) -> None:
         if not stream_id or stream_id > self._highest or not stream_id & 1:

@@ -59,7 +59,7 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 ) = range(14)
 
 
-class ConnectionFault(Exception):  # noqa: N818  the RFC's word is error; blame is in the name
+class ConnectionFault(Exception):
     """The peer broke a rule of the whole connection: GOAWAY with `code`, then close (§5.4.1)."""
 
     def __init__(self, code: int, text: str) -> None:
@@ -68,7 +68,7 @@ class ConnectionFault(Exception):  # noqa: N818  the RFC's word is error; blame 
         self.text = text
 
 
-class StreamFault(Exception):  # noqa: N818
+class StreamFault(Exception):
     """The peer broke a rule of one stream: RST_STREAM with `code`, the others go on (§5.4.2)."""
 
     def __init__(self, stream_id: int, code: int, text: str) -> None:

@@ -223,7 +223,7 @@ def encode_metadata(metadata: MetadataLike) -> bytes:
 # --- the server's header blocks -------------------------------------------------------------------
 
 
-class Refusal(Exception):  # noqa: N818  an answer, not an error of ours
+class Refusal(Exception):
     """The request cannot become a call: answer with this HTTP status and gRPC status."""
 
     def __init__(self, http: int, status: Status, text: str) -> None:

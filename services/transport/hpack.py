@@ -26,24 +26,24 @@ from actorserve.services.transport.frames import COMPRESSION_ERROR, ENHANCE_YOUR
 
 Fields = dict[bytes, bytes]
 Pairs = list[tuple[bytes, bytes]]
-Decode = Callable[[bytes], Sequence[Sequence[Any]]]
+Decode = Callable[[bytes], Sequence[Any]]
 
 TABLE_SIZE_ZERO = b"\x20"
 HARD_LIMIT_FACTOR = 4  # how far above the advertised list size a block may go before the connection ends
 
 
-class Malformed(Exception):  # noqa: N818  the RFC's word (§8.1.1)
+class Malformed(Exception):
     """The header list breaks a rule of §8.2 or §8.3: a stream error."""
 
 
-class ListTooLarge(Exception):  # noqa: N818  says what is wrong
+class ListTooLarge(Exception):
     """The header list is above the advertised MAX_HEADER_LIST_SIZE."""
 
 
 def decoder(max_header_list: int, library: str = "jh2") -> Decode:
     """Give a stateful decoder of header blocks. It raises ConnectionFault and nothing else."""
     hard = max_header_list * HARD_LIMIT_FACTOR
-    raw: Callable[[bytes, bool], Sequence[Sequence[Any]]]
+    raw: Callable[[bytes, bool], Any]
     oversized: type[Exception]
     if library == "jh2":
         raw, oversized = _hazmat.Decoder(hard).decode, _hazmat.OversizedHeaderListError
@@ -55,7 +55,7 @@ def decoder(max_header_list: int, library: str = "jh2") -> Decode:
     else:
         raise ValueError(f"unknown HPACK library {library!r}")
 
-    def decode(block: bytes) -> Sequence[Sequence[Any]]:
+    def decode(block: bytes) -> Any:
         try:
             return raw(block, True)
         except oversized as error:
@@ -117,14 +117,18 @@ RESPONSE_PSEUDO = frozenset({b":status"})
 NO_PSEUDO: frozenset[bytes] = frozenset()
 _KNOWN = frozenset(
     {b"content-type", b"user-agent", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding", b"grpc-status"}
-    | {b"grpc-message", b"grpc-status-details-bin", b"grpc-message-type", b"content-length"}
+    | {b"grpc-message", b"grpc-status-details-bin", b"grpc-message-type", b"content-length", b"te"}
 )
 _FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 _name_ok = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
-_ends_in_space = re.compile(rb"(?:\A|\n)[ \t]|[ \t](?:\n|\Z)").search
+_value_bad = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z").search
+
+_METADATA, _FIELD, _PSEUDO = range(3)
+_checked: dict[Any, tuple[int, int]] = {}  # fields seen before -> kind and size; never metadata, which may be secret
+_CHECKED_MAX = 1024
 
 
-def split(block: Sequence[Sequence[Any]], pseudo: frozenset[bytes], limit: int) -> tuple[Fields, Pairs]:
+def split(block: Sequence[Any], pseudo: frozenset[bytes], limit: int) -> tuple[Fields, Pairs]:
     """Check a decoded list and split it: what protocols read by name, and the rest in order.
 
     Raises:
@@ -134,34 +138,46 @@ def split(block: Sequence[Sequence[Any]], pseudo: frozenset[bytes], limit: int) 
     fields: Fields = {}
     metadata: Pairs = []
     regular = False
-    values = []
-    size = 0
+    total = 0
     for item in block:
-        name = item[0]
-        value = item[1]
-        values.append(value)
-        size += len(name) + len(value)
-        if name in pseudo:
-            if regular or name in fields:
-                raise Malformed(f"pseudo-field {name!r} is repeated or late")
-        elif name in _KNOWN:
+        kind, size = _checked.get(item) or _check(item)
+        total += size
+        if kind == _FIELD:
             regular = True
+            fields[item[0]] = item[1]
+        elif kind == _METADATA:
+            regular = True
+            metadata.append((item[0], item[1]))
+        elif regular or item[0] in fields or item[0] not in pseudo:
+            raise Malformed(f"pseudo-field {item[0]!r} is unknown, repeated or late")
         else:
-            regular = True
-            if name != b"te":
-                if name in _FORBIDDEN or not _name_ok(name):
-                    raise Malformed(f"field name {name!r} is not allowed")
-                metadata.append((name, value))
-                continue
-            if value != b"trailers":
-                raise Malformed("te is not trailers")
-        fields[name] = value
-    joined = b"\n".join(values)
-    if b"\0" in joined or b"\r" in joined or joined.count(b"\n") >= max(len(values), 1) or _ends_in_space(joined):
-        raise Malformed("a field value holds a character that is not allowed")
-    if size + 32 * len(values) > limit:
-        raise ListTooLarge(f"header list of {size + 32 * len(values)} octets is above the limit of {limit}")
+            fields[item[0]] = item[1]
+    if total > limit:
+        raise ListTooLarge(f"header list of {total} octets is above the limit of {limit}")
     return fields, metadata
+
+
+def _check(item: Any) -> tuple[int, int]:
+    """Give a field's kind and its size as §6.5.2 counts it; remember what is not metadata."""
+    name, value = item[0], item[1]
+    if _value_bad(value):
+        raise Malformed(f"the value of {name!r} holds a character that is not allowed")
+    size = len(name) + len(value) + 32
+    if name[:1] == b":":
+        kind = _PSEUDO
+    elif name in _KNOWN:
+        if name == b"te" and value != b"trailers":
+            raise Malformed("te is not trailers")
+        kind = _FIELD
+    elif name in _FORBIDDEN or not _name_ok(name):
+        raise Malformed(f"field name {name!r} is not allowed")
+    else:
+        return _METADATA, size
+    if size < 256:
+        if len(_checked) >= _CHECKED_MAX:
+            _checked.clear()
+        _checked[item] = kind, size
+    return kind, size
 
 
 def check_request(fields: Fields) -> None:

@@ -45,7 +45,7 @@ class Statistics:
     draining: bool
 
 
-def _no_translation(error: Exception) -> GRPCError | None:
+def _no_translation(_error: Exception) -> GRPCError | None:
     return None
 
 

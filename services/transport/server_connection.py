@@ -6,7 +6,7 @@ What must not: bytes of HTTP/2, listeners.
 Rules
 1. All tasks live in the connection's nursery: when the connection is lost, every call on it is cancelled.
 2. Only the writer writes; a `flush` in this tick is one write in the next, however many calls have asked.
-3. A call ends once: by its trailers, by its deadline (DEADLINE_EXCEEDED), by the client's RST_STREAM, with the connection.
+3. A call ends once: by its trailers, by its deadline (DEADLINE_EXCEEDED), by RST_STREAM, or with the connection.
 4. Cancelled is never caught; an exception of a service method never leaves its call.
 5. What we close, we close politely: GOAWAY, then the end of the stream, then a while for the peer to read both.
 """
@@ -69,7 +69,7 @@ OnEnd = Callable[[CallRecord], None]
 class ServerConnection:
     """Drives one `Connection` over one trio stream."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  made by the server alone
         self,
         stream: trio.abc.Stream,
         peer: str,
@@ -158,7 +158,7 @@ class ServerConnection:
             self._nursery.cancel_scope.cancel()
             return False
         core = self.core
-        for event in core.receive(data):
+        for event in core.receive(bytes(data)):
             kind = event.__class__
             if kind is s.RequestReceived:
                 self._start(event.stream)  # type: ignore[attr-defined]
@@ -179,7 +179,9 @@ class ServerConnection:
             case s.TrailersReceived(stream=stream) if stream.owner is not None:
                 stream.owner.wake_reader()
             case s.HeadersTooLarge(stream=stream):
-                self._refuse(stream, grpc.Refusal(431, Status.RESOURCE_EXHAUSTED, "the request's headers are too large"))
+                self._refuse(
+                    stream, grpc.Refusal(431, Status.RESOURCE_EXHAUSTED, "the request's headers are too large")
+                )
             case s.PingAcknowledged(payload=payload) if payload == _DRAIN_PING and self._draining:
                 self.core.goaway(frames.NO_ERROR)
             case s.ConnectionBroken(code=code, text=text):

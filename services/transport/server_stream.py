@@ -5,8 +5,8 @@ What must not: reading or writing the connection; deciding what an exception mea
 
 Rules
 1. A unary answer is held until the method returns and then leaves whole, in one append: headers, message, trailers.
-2. `send_message` waits while more than `send_buffer` octets of this stream are unsent; `recv_message` gives flow control
-   back only for what it takes. Both return without a checkpoint when there is nothing to wait for.
+2. `send_message` waits while more than `send_buffer` octets of this stream are unsent; `recv_message` gives flow
+   control back only for what it takes. Both return without a checkpoint when there is nothing to wait for.
 3. Every wait has its own trio.Event. A reset cancels the call's scope; no wait outlives it.
 4. A unary request is exactly one message: none or two are UNIMPLEMENTED, as gRPC's table of status codes has it.
 """
@@ -26,11 +26,11 @@ from grpclib.metadata import Deadline
 
 from actorserve.services.transport import frames, grpc, hpack
 from actorserve.services.transport.connection import Connection
-from actorserve.services.transport.grpc import Metadata, MetadataLike, MessageReader
+from actorserve.services.transport.grpc import MessageReader, Metadata, MetadataLike
 from actorserve.services.transport.streams import CLOSED, Stream
 
 
-class TrioDeadline(Deadline):  # type: ignore[misc]  # grpclib ships no types
+class TrioDeadline(Deadline):
     """grpclib's deadline on trio's clock, so that a virtual clock moves it."""
 
     @classmethod
@@ -62,8 +62,8 @@ class ServerStream:
     __slots__ = (
         "_held",
         "_metadata",
-        "_reader",
         "_readable",
+        "_reader",
         "_received",
         "_request_id",
         "_wire",

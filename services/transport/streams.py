@@ -13,7 +13,7 @@ Rules
        HALF_REMOTE    | (fault)             | CLOSED            | CLOSED
        HALF_LOCAL     | CLOSED              | (own bug)         | CLOSED
 
-   HEADERS and DATA are received in OPEN and HALF_LOCAL, sent in OPEN and HALF_REMOTE. Received elsewhere: STREAM_CLOSED.
+   HEADERS and DATA are received in OPEN and HALF_LOCAL, sent in OPEN and HALF_REMOTE; elsewhere: STREAM_CLOSED.
 2. A window is what its sender may still send. A send window may be negative after a SETTINGS change (§6.9.2); above
    2^31-1 it is FLOW_CONTROL_ERROR (§6.9.1).
 3. A receive window grows only by what the application has consumed, and only in steps of half the window: memory is
@@ -32,6 +32,7 @@ from actorserve.services.transport.hpack import Fields, Pairs
 OPEN, HALF_REMOTE, HALF_LOCAL, CLOSED = range(4)
 AFTER_RECEIVED_END = (HALF_REMOTE, HALF_REMOTE, CLOSED, CLOSED)
 AFTER_SENT_END = (HALF_LOCAL, CLOSED, HALF_LOCAL, CLOSED)
+_ENDED = frozenset({HALF_REMOTE, CLOSED})
 
 
 class ReceiveWindow:
@@ -102,7 +103,7 @@ class Stream:
     @property
     def ended(self) -> bool:
         """Whether the peer will send nothing more."""
-        return self.state == HALF_REMOTE or self.state == CLOSED
+        return self.state in _ENDED
 
     def count(self, size: int) -> None:
         """Check DATA against content-length (RFC 9113 §8.1.1)."""
