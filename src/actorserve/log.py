@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import structlog
 import trio
@@ -26,7 +26,7 @@ def wants_json(settings: config.Log, stream: IO[str]) -> bool:
     return settings.format == "json" or (settings.format == "auto" and not stream.isatty())
 
 
-def configure(settings: config.Log, stream: IO[str] | None = None) -> None:
+def configure(settings: config.Log, stream: TextIO | None = None) -> None:
     """Set structlog up for the process; the log goes to stderr."""
     stream = sys.stderr if stream is None else stream
     as_json = wants_json(settings, stream)

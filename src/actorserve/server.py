@@ -60,6 +60,7 @@ class Server:
         self.settings = settings
         self.specs = model_specs(settings)
         self.directory = Directory()
+        self.spawner = spawner
         self.forkserver = None if spawner is not None else Forkserver()
         folder = settings.folder
         actor_settings = ActorSettings(

@@ -1,0 +1,220 @@
+"""Scripted workers: trio-native fakes of the worker protocol, for tests of rules in virtual time.
+
+They speak the same frames over an in-memory stream, so everything above the process is the real code.
+Subclass `ScriptedWorker` and hand a `ScriptedWorkers` to `actorserve.testing.serve(workers=...)`.
+What must not live here: processes, threads, files, sockets; real time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import trio
+import trio.testing
+
+from actorserve.actors import wire
+from actorserve.actors.messages import ChildSpec
+from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Frame, FrameReader, Item, Kind, Outcome, Result
+from actorserve.actors.worker_process import Worker
+from actorserve.errors import BadInput, LoadFailed
+
+SIGKILL = -9
+
+
+class ScriptedProcess:
+    """Stands for a process: something to wait for and to kill."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid: int | None = pid
+        self.status: int | None = None
+        self.ended = trio.Event()
+        self.scope = trio.CancelScope()
+
+    def end(self, status: int) -> None:
+        """The process has ended; the first status counts."""
+        if self.status is None:
+            self.status = status
+            self.ended.set()
+            self.scope.cancel()
+
+    async def wait(self) -> int:
+        """See `Process.wait`."""
+        await self.ended.wait()
+        return self.status or 0
+
+    def kill(self) -> None:
+        """See `Process.kill`."""
+        self.end(SIGKILL)
+
+    def outputs(self) -> list[tuple[str, int]]:
+        """A scripted worker prints nothing."""
+        return []
+
+
+class _Stream:
+    """Credit of one stream."""
+
+    def __init__(self) -> None:
+        self.chunks = CREDIT_CHUNKS
+        self.bytes = CREDIT_BYTES
+        self.changed = trio.Event()
+        self.scope = trio.CancelScope()
+
+
+class ScriptedWorker:
+    """Echoes `data` at once. Override `load`, `infer` and `generate`; they may sleep, raise, or `crash`."""
+
+    can_infer = True
+    can_generate = True
+
+    def __init__(self, child: ChildSpec, process: ScriptedProcess, stream: trio.abc.Stream) -> None:
+        self.child = child
+        self.process = process
+        self.cancelled: set[int] = set()
+        self._stream = stream
+        self._lock = trio.Lock()
+        self._batches, self._batch_queue = trio.open_memory_channel[tuple[int, list[Item]]](16)
+        self._streams: dict[int, _Stream] = {}
+
+    # --- what a test overrides -----------------------------------------------------------------
+
+    async def load(self, content: dict[str, Any]) -> None:
+        """Become READY when this returns; LoadFailed or any other exception is FAILED."""
+
+    async def infer(self, items: Sequence[Item]) -> Sequence[bytes | Exception]:
+        """Answer a batch: same length, same order."""
+        return [item.inputs.get("data", b"") for item in items]
+
+    async def generate(self, item: Item) -> AsyncIterator[bytes]:
+        """Answer a stream: `count` times `data`."""
+        for _ in range(int(item.inputs.get("count", b"1"))):
+            yield item.inputs.get("data", b"")
+
+    def crash(self, status: int = SIGKILL) -> None:
+        """Die now, with nothing more said."""
+        self.process.end(status)
+
+    # --- the protocol ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Live until STOP, the end of the socket, or the end of the process."""
+        with self.process.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_batches)
+                await self._read(nursery)
+                nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stream)
+        self.process.end(0)
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        reader = FrameReader()
+        try:
+            while data := await self._stream.receive_some(1 << 16):
+                for frame in reader.feed(data):
+                    if frame.kind == Kind.STOP:
+                        return
+                    await self._hear(frame, nursery)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+
+    async def _hear(self, frame: Frame, nursery: trio.Nursery) -> None:
+        match frame.kind:
+            case Kind.LOAD:
+                nursery.start_soon(self._load, wire.read_note(frame.payload))
+            case Kind.BATCH:
+                await self._batches.send((frame.id, wire.read_batch(frame.payload)))
+            case Kind.OPEN:
+                self._streams[frame.id] = _Stream()
+                nursery.start_soon(self._run_stream, wire.read_open(frame.payload))
+            case Kind.CREDIT if frame.id in self._streams:
+                stream = self._streams[frame.id]
+                chunks, size = wire.read_credit(frame.payload)
+                stream.chunks += chunks
+                stream.bytes += size
+                stream.changed.set()
+            case Kind.CANCEL:
+                self.cancelled.add(frame.id)
+                if frame.id in self._streams:
+                    self._streams[frame.id].scope.cancel()
+            case Kind.PING:
+                await self._say(wire.pong(0.0))
+
+    async def _say(self, data: bytes) -> None:
+        async with self._lock:
+            await self._stream.send_all(data)
+
+    async def _load(self, content: dict[str, Any]) -> None:
+        try:
+            await self.load(content)
+        except Exception as error:  # noqa: BLE001  # as a real worker: whatever load raises is why it failed
+            permanent = isinstance(error, LoadFailed) and error.permanent
+            await self._say(wire.note(Kind.FAILED, {"reason": str(error), "permanent": permanent}))
+            self.process.end(1)
+            return
+        ready = {"infer": self.can_infer, "generate": self.can_generate, "continuous": False, "load_s": 0.0}
+        await self._say(wire.note(Kind.READY, ready))
+
+    async def _run_batches(self) -> None:
+        async for batch_id, items in self._batch_queue:
+            await self._say(wire.frame(Kind.BEGUN, batch_id))
+            running = [item for item in items if item.id not in self.cancelled]
+            results = [Result(item.id, Outcome.CANCELLED, b"", {}) for item in items if item.id in self.cancelled]
+            answers = await self.infer(running) if running else ()
+            for item, answer in zip(running, answers, strict=True):
+                results.append(_result(item.id, answer))
+            await self._say(wire.result(batch_id, results))
+
+    async def _run_stream(self, item: Item) -> None:
+        stream = self._streams[item.id]
+        last = wire.error(item.id, Outcome.CANCELLED, b"")
+        with stream.scope:
+            try:
+                async for chunk in self.generate(item):
+                    while stream.chunks <= 0 or stream.bytes <= 0:
+                        stream.changed = trio.Event()
+                        await stream.changed.wait()
+                    stream.chunks -= 1
+                    stream.bytes -= len(chunk)
+                    await self._say(wire.frame(Kind.CHUNK, item.id, chunk))
+                last = wire.done(item.id)
+            except Exception as error:  # noqa: BLE001  # the script's
+                last = wire.error(item.id, *_failure(error))
+        del self._streams[item.id]
+        await self._say(last)
+
+
+def _failure(error: Exception) -> tuple[Outcome, bytes]:
+    if isinstance(error, BadInput):
+        return Outcome.BAD_INPUT, wire.error_data(error.field, error.text)
+    return Outcome.RAISED, wire.error_data(type(error).__name__, str(error))
+
+
+def _result(id: int, answer: bytes | Exception) -> Result:
+    if isinstance(answer, bytes):
+        return Result(id, Outcome.OK, answer, {})
+    return Result(id, *_failure(answer), {})
+
+
+class ScriptedWorkers:
+    """A spawner of scripted workers; `made` lists them all, in the order they were spawned."""
+
+    def __init__(
+        self, make: Callable[[ChildSpec, ScriptedProcess, trio.abc.Stream], ScriptedWorker] = ScriptedWorker
+    ) -> None:
+        self._make = make
+        self.made: list[ScriptedWorker] = []
+        self.nursery: trio.Nursery | None = None
+
+    async def spawn(self, child: ChildSpec) -> Worker:
+        """See `Spawner.spawn`."""
+        if self.nursery is None:
+            raise RuntimeError("scripted workers run inside actorserve.testing.serve")
+        ours, theirs = trio.testing.memory_stream_pair()
+        process = ScriptedProcess(pid=-len(self.made) - 1)
+        worker = self._make(child, process, theirs)
+        self.made.append(worker)
+        self.nursery.start_soon(worker.run)
+        await trio.lowlevel.checkpoint()
+        return Worker(ours, process)
