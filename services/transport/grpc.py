@@ -142,7 +142,7 @@ def decode_timeout(value: bytes) -> float:
 def encode_timeout(seconds: float) -> bytes:
     """Give the timeout in the finest unit that holds it, rounded up; never below 0."""
     seconds = max(seconds, 0.0)
-    for unit in (b"n", b"u", b"m", b"S", b"M"):
+    for unit in (b"n", b"u", b"m", b"S", b"M", b"H"):
         count = -int(-seconds // _UNITS[unit])
         if count < 100_000_000:
             return b"%d%s" % (count, unit)

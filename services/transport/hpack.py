@@ -62,6 +62,11 @@ def decoder(max_header_list: int, library: str = "jh2") -> Decode:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "header list far above the limit") from error
         except broken as error:
             raise ConnectionFault(COMPRESSION_ERROR, "header block does not decode") from error
+        except BaseException as error:
+            # jh2's decoder panics on some broken blocks, and Rust's panics are no Exception and have no importable name
+            if type(error).__name__ != "PanicException":
+                raise
+            raise ConnectionFault(COMPRESSION_ERROR, "header block does not decode") from None
 
     return decode
 
