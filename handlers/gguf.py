@@ -93,7 +93,10 @@ class Gguf:
             raise LoadFailed(f"tensor {name} is of GGUF type {info.kind}; this reader knows {known}")
         kind = _TYPES[info.kind]
         blocks = prod(info.shape) // kind.weights
-        raw = np.frombuffer(self._data, np.uint8, blocks * kind.size, self._start + info.offset)
+        start, size = self._start + info.offset, blocks * kind.size
+        if start + size > len(self._data):
+            raise LoadFailed(f"the GGUF file ends before tensor {name} does")
+        raw = np.frombuffer(self._data, np.uint8, size, start)
         return kind.read(raw.reshape(blocks, kind.size)).reshape(info.shape)
 
 
