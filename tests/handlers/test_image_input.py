@@ -22,7 +22,9 @@ def _png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("side", [8_000, 60_000, 2**31 - 1])
@@ -35,7 +37,7 @@ def test_refuses_bombs_unread(side: int) -> None:
 @pytest.mark.parametrize("data", [b"", b"\0", b"GIF89a", b"\xff\xd8\xff", b"%PDF-1.4", b"BM" + bytes(60)])
 def test_refuses_what_is_no_picture(data: bytes) -> None:
     """Bytes that are no picture, or the beginning of one, are the caller's fault."""
-    with pytest.raises(BadInput, match="^data: "):
+    with pytest.raises(BadInput, match=r"^data: "):
         open_picture(data)
 
 

