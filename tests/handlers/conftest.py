@@ -1,4 +1,4 @@
-"""What the handlers' tests share: loaded handlers, the weights cache, sample pictures; and skipping where the zoo is not.
+"""What the handlers' tests share: loaded handlers, the weights cache, pictures; and skipping where the zoo is not.
 
 What must not live here: a server. Every handler is driven directly, as base.py says that a worker drives it.
 """
