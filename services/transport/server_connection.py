@@ -206,8 +206,9 @@ class ServerConnection:
                 if data:
                     await self._stream.send_all(data)
             if self._draining and not self._closing:
-                core.goaway(frames.NO_ERROR)
-                await self._stream.send_all(core.take())
+                if core.goaway_sent == frames.MAX_STREAM_ID:
+                    core.goaway(frames.NO_ERROR)
+                    await self._stream.send_all(core.take())
                 self._nursery.cancel_scope.cancel()
         except _LOST:
             self._nursery.cancel_scope.cancel()

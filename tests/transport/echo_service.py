@@ -68,6 +68,9 @@ class Echo:
             self.log.append("cancelled")
             raise
 
+    async def idle(self, stream):
+        await self.gate.wait()
+
     async def remaining(self, stream):
         await stream.recv_message()
         await trio.sleep(2)
@@ -98,6 +101,7 @@ class Echo:
             "Metadata": (self.metadata, unary),
             "Many": (self.many, streaming),
             "Chat": (self.chat, Cardinality.STREAM_STREAM),
+            "Idle": (self.idle, Cardinality.STREAM_STREAM),
             "Total": (self.total, Cardinality.STREAM_UNARY),
             "Wait": (self.wait, unary),
             "Remaining": (self.remaining, unary),

