@@ -32,7 +32,9 @@ __all__ = ["Connection", "Settings"]
 class Connection(State):
     """The protocol of one connection, without I/O."""
 
-    def __init__(self, *, client: bool, settings: Settings | None = None, hpack_library: str = "jh2") -> None:
+    def __init__(
+        self, *, client: bool, settings: Settings | None = None, hpack_library: str = hpack.DEFAULT_LIBRARY
+    ) -> None:
         super().__init__(client=client, settings=settings or Settings())
         settings = self.settings
         self.broken = False

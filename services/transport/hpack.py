@@ -20,9 +20,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import hpack
-from jh2 import _hazmat
 
 from actorserve.services.transport.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
+
+try:
+    from jh2 import _hazmat
+except ImportError:  # pragma: no cover  no wheel for this platform, or the private name has gone
+    _hazmat = None
 
 Fields = dict[bytes, bytes]
 Pairs = list[tuple[bytes, bytes]]
@@ -40,7 +44,10 @@ class ListTooLarge(Exception):
     """The header list is above the advertised MAX_HEADER_LIST_SIZE."""
 
 
-def decoder(max_header_list: int, library: str = "jh2") -> Decode:
+DEFAULT_LIBRARY = "hpack" if _hazmat is None else "jh2"
+
+
+def decoder(max_header_list: int, library: str = DEFAULT_LIBRARY) -> Decode:
     """Give a stateful decoder of header blocks. It raises ConnectionFault and nothing else."""
     hard = max_header_list * HARD_LIMIT_FACTOR
     raw: Callable[[bytes, bool], Any]

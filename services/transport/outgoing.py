@@ -156,19 +156,19 @@ class Outgoing:
             last = stream.end_after_pending and size == len(pending)
             self._emit_data(stream, pending[:size], END_STREAM if last else 0)
             del pending[:size]
-            self.relieved.append(stream)
             if pending:
+                self.relieved.append(stream)
                 self._sendable.append(stream)
                 return
         elif stream.end_after_pending:
             self._emit_data(stream, b"", END_STREAM)
         stream.queued = False
+        self.relieved.append(stream)
         if stream.tail is not None:
             self._emit_headers(stream, stream.tail, end=True)
         if stream.tail is not None or stream.end_after_pending:
             stream.end_after_pending = False
             stream.tail = None
-            self.relieved.append(stream)
             self._end_sent(stream)
 
     def _window_opened(self, stream: Stream) -> None:

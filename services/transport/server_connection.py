@@ -229,6 +229,9 @@ class ServerConnection:
 
     def _start(self, stream: s.Stream) -> None:
         fields = stream.fields
+        if len(self.calls) >= 2 * self._limits.max_concurrent_streams:  # resets outrun what they cancel (§10.5)
+            self.core.reset(stream, frames.ENHANCE_YOUR_CALM)
+            return
         try:
             timeout = grpc.check_call(fields)
             found = self._handlers.get(fields[b":path"])
@@ -268,6 +271,7 @@ class ServerConnection:
                 self._cut(call)
         finally:
             self.calls.discard(call)
+            call.stream.owner = None  # no cycle is left for the collector
             if self._draining:
                 self.flush()
             if self._on_end is not None:
@@ -295,16 +299,17 @@ class ServerConnection:
 
     def _cut(self, call: ServerStream) -> None:
         """End a call whose scope was cancelled (rule 3)."""
-        expired = call.expires is not None and trio.current_time() >= call.expires
+        status, text = Status.CANCELLED, "the call was cancelled"
+        if call.expires is not None and trio.current_time() >= call.expires:
+            status, text = Status.DEADLINE_EXCEEDED, "the deadline passed"
         if call.stream.state == s.CLOSED:
-            if call.status is None:
+            if call.status is None or call.stream.reset_code not in {None, frames.NO_ERROR}:
                 call.status, call.status_message = Status.CANCELLED, "the client went away"
-        elif call.status is not None:  # trailers are queued behind DATA that the client does not take
+        elif call.status is None:
+            call.end(status, text, None, b"")
+        else:  # the trailers are queued behind DATA that the client does not take
             call.abort(frames.CANCEL)
-        elif expired:
-            call.end(Status.DEADLINE_EXCEEDED, "the deadline passed", None, b"")
-        else:
-            call.end(Status.CANCELLED, "the call was cancelled", None, b"")
+            call.status, call.status_message = status, f"{text} before the client took the answer"
 
     def _record(self, call: ServerStream, on_end: OnEnd, seconds: float) -> None:
         status = Status.CANCELLED if call.status is None else call.status

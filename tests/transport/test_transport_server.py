@@ -383,6 +383,72 @@ async def test_a_method_that_does_not_read_stops_the_client(house, autojump_cloc
     assert 10 <= sent <= 20
 
 
+async def test_an_answer_that_nobody_takes_ends_with_its_deadline(house, autojump_clock):
+    """A unary answer that the client's window has no room for keeps its call open, until the deadline resets it."""
+    client = house.start().raw()
+    await client.until(lambda event: isinstance(event, h2.events.WindowUpdated))
+    body = framed(value(b"x" * 15_000).SerializeToString())
+    for _ in range(5):  # the connection's window holds four of them
+        await client.request("/test.Echo/Unary", body, [("grpc-timeout", "3S")])
+    await client.until(lambda event: isinstance(event, h2.events.StreamReset), acknowledge=False)
+
+    assert [0] * 4 + [Status.DEADLINE_EXCEEDED.value] == [record.status for record in house.records]
+
+
+async def test_drained_waits_for_flow_control(house, autojump_clock):
+    """`drained` returns when the client's windows have taken all that was sent, not before."""
+    done = []
+
+    class Drains:
+        async def drain(self, stream):
+            await stream.recv_message()
+            await stream.send_message(value(b"x" * 100_000))
+            done.append("sent")
+            await stream.drained()
+            done.append("drained")
+
+        def __mapping__(self):
+            return {"/test.Echo/Many": Echo().__mapping__()["/test.Echo/Many"]._replace(func=self.drain)}
+
+    pipe, server = memory_pair()
+    house.nursery.start_soon(GrpcServer([Drains()]).serve_connection, server)
+    client = RawClient(pipe)
+    number = await client.request("/test.Echo/Many", framed(b""))
+    await client.until(lambda event: isinstance(event, h2.events.DataReceived), acknowledge=False)
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert done == ["sent"]
+    client.h2.increment_flow_control_window(100_000)
+    client.h2.increment_flow_control_window(100_000, number)
+    await client.flush()
+    assert (await client.ended(number))["grpc-status"] == "0"
+    assert done == ["sent", "drained"]
+
+
+async def test_resets_cannot_outrun_what_they_cancel(house, autojump_clock):
+    """Calls that are reset but still unwinding are bounded: further streams are told to calm down."""
+    alive = []
+
+    class Stubborn:
+        async def hold(self, stream):
+            alive.append(1)
+            with trio.CancelScope(shield=True):
+                await trio.sleep(100)
+
+        def __mapping__(self):
+            return {"/test.Echo/Unary": Echo().__mapping__()["/test.Echo/Unary"]._replace(func=self.hold)}
+
+    pipe, server = memory_pair()
+    house.nursery.start_soon(GrpcServer([Stubborn()], limits=Limits(max_concurrent_streams=2)).serve_connection, server)
+    client = RawClient(pipe)
+    for _ in range(20):
+        client.h2.reset_stream(await client.request("/test.Echo/Unary", framed(b"")))
+        await client.flush()
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert len(alive) == 4
+
+
 # --- what HTTP/2 and gRPC ask ------------------------------------------------------------------
 
 
