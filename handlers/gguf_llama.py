@@ -61,12 +61,12 @@ def vocabulary_of(metadata: Mapping[str, str], tokenizer: Tokenizer) -> Vocabula
     """The bytes of each token (none for a control token), the end's id, the template's text."""
     extras = json.loads(metadata["vocabulary"])
     control = {name: int(number) for name, number in extras["control"].items()}
-    bytes_of = _bytes_of_characters()
+    to_latin1 = {ord(character): byte for character, byte in _bytes_of_characters().items()}
     spelt = tokenizer.get_vocab()
     pieces = [b""] * len(spelt)
     for token, number in spelt.items():
         if token not in control:
-            pieces[number] = bytes(bytes_of[character] for character in token)
+            pieces[number] = token.translate(to_latin1).encode("latin-1")
     return Vocabulary(pieces, extras["end"], extras["template"], control)
 
 

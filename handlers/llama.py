@@ -19,7 +19,7 @@ from torch import Tensor
 
 __all__ = ["Cache", "Llama", "LlamaConfig", "fuse"]
 
-_FEW_ROWS = 16
+_FEW_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)

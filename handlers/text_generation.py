@@ -28,7 +28,7 @@ from actorserve.handlers.weights_cache import converted, read_mapped
 __all__ = ["TextGeneration"]
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_CHUNK = 128  # tokens of a prompt that are read at once: 0.4 s on one core, near the best speed already
+_CHUNK = 64  # tokens of a prompt that are read at once: 0.3 s on one core, near the best speed already
 
 
 @dataclass(slots=True, eq=False)

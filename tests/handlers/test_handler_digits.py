@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from drive import ask
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from actorserve.errors import BadInput
@@ -128,6 +130,28 @@ def test_bad_input_fails_alone(digits: Digits, case: str) -> None:
     assert said in str(bad)
     assert before == after
     assert "digit" in before
+
+
+@given(
+    st.binary(max_size=400)
+    | st.binary(max_size=80).map(lambda tail: b"\x89PNG\r\n\x1a\n" + tail)
+    | st.lists(st.floats(0, 16, width=32), min_size=63, max_size=65).map(lambda row: json.dumps(row).encode())
+)
+@settings(deadline=None, max_examples=300)
+def test_any_bytes_are_answered_or_refused(digits: Digits, data: bytes) -> None:
+    """Whatever is sent gets a digit or a BadInput, never another error, alone or beside a good item."""
+    for answer in (ask(digits, {"data": data})[0], ask(digits, {"data": _ZEROS.tobytes()}, {"data": data})[1]):
+        assert isinstance(answer, BadInput) or 0 <= answer["digit"] <= 9
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (300, 2), (3, 4000), (5000, 1), (7, 9)])
+def test_reads_pictures_of_any_shape(digits: Digits, picture: Callable[..., bytes], shape: tuple[int, int]) -> None:
+    """However long or small a picture is, it gets a digit or a BadInput."""
+    pixels = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+
+    (answer,) = ask(digits, {"data": picture(pixels)})
+
+    assert isinstance(answer, BadInput) or 0 <= answer["digit"] <= 9
 
 
 def test_blank_paper_is_no_digit(digits: Digits, picture: Callable[..., bytes]) -> None:
