@@ -2,6 +2,7 @@
 
 What lives here: the parser: which frame may come when, and what it does to the state (state.py).
 What must not: clocks, sockets, trio, anyio, gRPC. The driver owns time and tasks.
+Over 300 lines, because every frame type stands here once, and a reader wants them in one place.
 
 Rules
 1. `receive` never raises for what a peer did. A stream fault is RST_STREAM and an event, a connection fault is GOAWAY

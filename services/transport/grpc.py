@@ -2,6 +2,7 @@
 
 What lives here: pure functions and `MessageReader`. Failures are `grpclib.GRPCError`, ready to be told to the peer.
 What must not: frames, windows, clocks, sockets, trio.
+Over 300 lines, because both roles read and write the same few forms, which belong side by side.
 
 Rules
 1. A message is a flag octet (compressed: 0 or 1), four octets of length, and the message. Its size is checked when the

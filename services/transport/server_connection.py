@@ -2,6 +2,7 @@
 
 What lives here: the trio side of a connection: timeouts, cancellation, draining, what an exception becomes.
 What must not: bytes of HTTP/2, listeners.
+Over 300 lines with `Limits` and `CallRecord`, which the connection reads and makes.
 
 Rules
 1. All tasks live in the connection's nursery: when the connection is lost, every call on it is cancelled.
