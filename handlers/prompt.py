@@ -17,24 +17,26 @@ from actorserve.handlers.base import Request
 from actorserve.handlers.gguf_llama import Vocabulary
 from actorserve.handlers.inputs import main_input, text
 
-__all__ = ["Prompter"]
+__all__ = ["SYSTEM", "Prompter"]
 
 _BYTES_PER_TOKEN = 32  # a text with more bytes than this for each token of the limit is refused untokenised
+SYSTEM = "You are a helpful assistant."
+"""Not the text that SmolLM2's template brings along (it names the model and its maker): with that one, a statement to
+complete, such as "The capital of France is", is taken for a greeting; with this one it is completed."""
 _START, _END = "<|im_start|>", "<|im_end|>"
 
 
 class Prompter:
     """Turns requests into token ids."""
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, limit: int) -> None:
-        """`limit`: how many tokens a prompt may have."""
+    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, limit: int, system: str = SYSTEM) -> None:
+        """`limit`: how many tokens a prompt may have; `system`: the system text where a request brings none."""
         self._tokenizer = tokenizer
         self._control = vocabulary.control
         self._limit = limit
         self._spelt = re.compile("(" + "|".join(re.escape(name) for name in vocabulary.control) + ")")
-        found = re.search(r"<\|im_start\|>system\n(.*?)<\|im_end\|>", vocabulary.template, re.DOTALL)
         self._chats = _START in vocabulary.template and {_START, _END} <= vocabulary.control.keys()
-        self._system = found.group(1) if found else "You are a helpful assistant."
+        self._system = system
 
     def tokens(self, request: Request) -> list[int]:
         """The ids to begin with."""

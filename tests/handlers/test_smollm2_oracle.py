@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from actorserve.handlers.base import Request
+from actorserve.handlers.prompt import SYSTEM
 
 pytestmark = pytest.mark.zoo
 
@@ -117,7 +118,7 @@ def test_tokens_are_transformers(smollm: Any, oracle: tuple[Any, Any]) -> None:
     """The tokenizer and the chat template give transformers' ids."""
     tokenizer, _ = oracle
     for said in _SAID:
-        dialogue = [{"role": "user", "content": said}]
+        dialogue = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": said}]
         text = tokenizer.apply_chat_template(dialogue, add_generation_prompt=True, tokenize=False)
         expected = tokenizer.encode(text, add_special_tokens=False)
         assert expected == smollm._prompter.tokens(Request({"data": said.encode()}))

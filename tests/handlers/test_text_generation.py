@@ -33,7 +33,7 @@ def test_goes_on_from_a_bare_prompt(smollm: Any) -> None:
 def test_template_by_hand_equals_data(smollm: Any) -> None:
     """A dialogue that is spelt out under `prompt`, control tokens and all, is the dialogue that `data` makes."""
     said = "What is the capital of Italy?"
-    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    system = "You are a helpful assistant."
     spelt = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
 
     prompter = smollm._prompter
