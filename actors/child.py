@@ -81,6 +81,9 @@ class Child:
         try:
             with self._scope:
                 await self._run_incarnations()
+        except Exception as error:  # noqa: BLE001  # the child's edge: a bug of one must not end the others
+            self._log.exception("worker's actor failed")
+            self._give_up(f"a bug in the server: {type(error).__name__}: {error}", Killed())
         finally:
             if self.state is not State.FAILED:
                 self._last_exit = self._last_exit or Killed()
@@ -93,7 +96,11 @@ class Child:
             self._number += 1
             incarnation = self._incarnation = Incarnation(self.spec, self._mailbox, self._settings, self._on_ready)
             self._last_exit = None
-            exit = await incarnation.run()
+            try:
+                exit = await incarnation.run()
+            except Exception as error:  # noqa: BLE001  # an incarnation that fails is a crash, whoever's fault it is
+                self._log.exception("worker's actor failed")
+                exit = Crashed(f"a bug in the server: {type(error).__name__}: {error}")
             self._incarnation = None
             self._last_exit = exit
             delay = self._after(exit, incarnation)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -84,6 +83,8 @@ class WorkerProcess:
             os.close(self.pidfd)
             self.pidfd = -1
             if self.popen is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.popen.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
                 self.report(self.popen.wait())
         with trio.move_on_after(STATUS_TIMEOUT_S):
             return await self._status.wait()
@@ -112,7 +113,7 @@ class Forkserver:
         self._early: dict[int, int | None] = {}  # forked, not adopted yet: its status if it has ended already
         self._sock: trio.socket.SocketType | None = None
         self._popen: subprocess.Popen[bytes] | None = None
-        self._warm = trio.Event()
+        self._warm: Reply[None] = Reply()
         self.starts = 0
 
     @property
@@ -125,8 +126,11 @@ class Forkserver:
         try:
             while True:
                 began = trio.current_time()
-                await self._run_once()
-                log.error("forkserver ended", status=self._popen.returncode if self._popen else None)
+                try:
+                    await self._run_once()
+                except OSError as error:  # out of descriptors or of memory: that may pass, and the server stays
+                    log.error("forkserver cannot run", why=str(error))  # noqa: TRY400  # no traceback
+                log.error("forkserver ended")
                 if trio.current_time() - began < RESTART_PAUSE_S:
                     await trio.sleep(RESTART_PAUSE_S)
         finally:
@@ -140,22 +144,32 @@ class Forkserver:
                 if not data:
                     return
                 self._hear(json.loads(data), ancillary)
-        except OSError as error:
-            if error.errno not in (errno.ECONNRESET, errno.EPIPE, errno.EBADF):
-                raise
         finally:
             self._stop()
 
     def _start(self) -> trio.socket.SocketType:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        command = [
+            self._python,
+            "-P",
+            "-m",
+            "actorserve.actors.forkserver_main",
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
+        try:
             self._popen = subprocess.Popen(
-                [self._python, "-P", "-m", "actorserve.actors.forkserver_main", str(theirs.fileno()), str(os.getpid())],
+                command,
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env=worker_environment(self._environment, threads=1),
                 start_new_session=True,
             )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self.starts += 1
         self._sock = trio.socket.from_stdlib_socket(ours)
         log.debug("forkserver started", pid=self._popen.pid)
@@ -170,20 +184,26 @@ class Forkserver:
         if self._sock is not None:
             self._sock.close()
             self._sock = None
-        self._warm = trio.Event()
+        warm, self._warm = self._warm, Reply()
+        fail_quietly(warm, ForkFailed("the forkserver died"))
         for reply in self._pending.values():
             fail_quietly(reply, ForkFailed("the forkserver died"))
         self._pending.clear()
+        for worker in self._workers.values():
+            worker.report(-signal.SIGKILL)  # they die with it, and nobody is left to say how
         self._workers.clear()
         self._early.clear()
 
     def _hear(self, said: dict[str, Any], ancillary: list[tuple[int, int, bytes]]) -> None:
         match said:
             case {"warm": True}:
-                self._warm.set()
+                if not self._warm.is_set:
+                    self._warm.set(None)
                 log.debug("forkserver warm")
-            case {"forked": number, "pid": pid}:
+            case {"forked": number, "pid": pid} if ancillary:
                 self._forked(number, pid, array.array("i", ancillary[0][2])[0])
+            case {"forked": number}:  # the worker finds the end of its socket
+                self._answer(number, ForkFailed("the server has too many files open"))
             case {"refused": number, "threads": threads}:
                 self._answer(number, ForkRefused(f"the forkserver has {threads} threads"))
             case {"failed": number, "why": text}:
@@ -212,9 +232,8 @@ class Forkserver:
             reply.set((pid, pidfd))
 
     async def wait_warm(self) -> None:
-        """Wait until torch is imported and forks can be ordered."""
-        while not self._warm.is_set():
-            await self._warm.wait()
+        """Wait until torch is imported and forks can be ordered; ForkFailed if it died before."""
+        await self._warm.wait()
 
     async def fork(self, environment: Mapping[str, str], descriptors: tuple[int, int, int]) -> tuple[int, int]:
         """Order a fork that runs a worker on (socket, stdout, stderr); gives (pid, pidfd).
@@ -229,10 +248,10 @@ class Forkserver:
         reply = self._pending[number] = Reply()
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
         try:
-            await self._sock.sendmsg([json.dumps({"fork": number, "env": dict(environment)}).encode()], rights)
             with trio.move_on_after(FORK_TIMEOUT_S):
+                await self._sock.sendmsg([json.dumps({"fork": number, "env": dict(environment)}).encode()], rights)
                 return await reply.wait()
-        except OSError as error:
+        except (OSError, trio.ClosedResourceError) as error:
             self._pending.pop(number, None)
             raise ForkFailed(f"the forkserver died: {error}") from error
         finally:
@@ -252,6 +271,14 @@ class Forkserver:
             worker.report(status)
 
 
+def _pipe(kept: contextlib.ExitStack, given: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe whose ends two stacks close: what stays here, and what the worker gets."""
+    read, write = os.pipe()
+    kept.callback(os.close, read)
+    given.callback(os.close, write)
+    return read, write
+
+
 class ProcessSpawner:
     """Real workers: forked, or exec'd where the forkserver refuses."""
 
@@ -263,24 +290,18 @@ class ProcessSpawner:
     async def spawn(self, child: ChildSpec) -> Worker:
         """See `Spawner.spawn`. ForkFailed if no worker can be had."""
         environment = worker_environment(self._environment, child.model.threads)
-        ours, theirs = socket.socketpair()
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
-        try:
+        with contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
+            ours, theirs = socket.socketpair()
+            kept.callback(ours.close)
+            given.callback(theirs.close)
+            out_read, out_write = _pipe(kept, given)
+            err_read, err_write = _pipe(kept, given)
             pid, pidfd, popen = await self._process(environment, (theirs.fileno(), out_write, err_write))
-        except BaseException:
-            ours.close()
-            os.close(out_read)
-            os.close(err_read)
-            raise
-        finally:
-            theirs.close()
-            os.close(out_write)
-            os.close(err_write)
-        process = WorkerProcess(pid, pidfd, out_read, err_read, popen)
-        if popen is None:
-            self._forkserver.adopt(process)
-        return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process)
+            process = WorkerProcess(pid, pidfd, out_read, err_read, popen)
+            if popen is None:
+                self._forkserver.adopt(process)
+            kept.pop_all()  # they are the worker's now
+            return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process)
 
     async def _process(
         self, environment: Mapping[str, str], descriptors: tuple[int, int, int]

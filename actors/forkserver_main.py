@@ -137,12 +137,10 @@ def become_worker(parent: int, environment: dict[str, str], descriptors: list[in
         gc.unfreeze()
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper here
         status = worker_main.run(socket.socket(fileno=sock))
-        sys.stdout.flush()
-        sys.stderr.flush()
     except BaseException:  # noqa: BLE001  # the last frame of this process: nothing may return into the loop
         sys.excepthook(*sys.exc_info())
     finally:
-        os._exit(status)
+        worker_main.exit_now(status)
 
 
 def keep_only(sock: int, out: int, err: int) -> int:

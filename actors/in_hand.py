@@ -19,10 +19,11 @@ from actorserve.actors import wire
 from actorserve.actors.mailbox import Envelope
 from actorserve.actors.messages import Answer, Generate, Metadata
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
-from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Frame, Item, Kind, Outcome
+from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Frame, Item, Kind, Outcome
 from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised, TooLarge
 
 NEVER = float("inf")
+PAYLOAD_LIMIT = MAX_FRAME_BYTES - 64
 
 
 def failure(outcome: int, data: bytes) -> ActorserveError:
@@ -99,27 +100,49 @@ class InHand:
     # --- to the worker ----------------------------------------------------------------------
 
     def send_batch(self, envelopes: Iterable[Envelope]) -> None:
-        """Write one batch. A caller who goes later is told to the worker, which drops the item."""
+        """Write one batch. A caller who goes later is told to the worker, which drops the item.
+
+        What does not fit into one frame goes as several batches; what does not fit into any fails alone.
+        """
         batch_id = next(self._ids)
         members: dict[int, Envelope] = {}
         items: list[Item] = []
+        size = 0
         for envelope in envelopes:
             id = next(self._ids)
+            item = self._item(id, envelope)
+            item_size = wire.size_of(item)
+            if item_size > PAYLOAD_LIMIT:
+                fail_quietly(envelope.reply, TooLarge("the request", item_size, PAYLOAD_LIMIT))
+                continue
+            if size + item_size > PAYLOAD_LIMIT:
+                self._write_batch(batch_id, members, items)
+                batch_id, members, items, size = next(self._ids), {}, [], 0
+            size += item_size
             members[id] = envelope
-            items.append(self._item(id, envelope))
+            items.append(item)
             envelope.reply.on_abandon = lambda id=id: self._cancel(id)
-        self._batches[batch_id] = _Batch(members)
-        self._write(wire.batch(batch_id, items))
+        if items:
+            self._write_batch(batch_id, members, items)
+
+    def _write_batch(self, id: int, members: dict[int, Envelope], items: list[Item]) -> None:
+        self._batches[id] = _Batch(members)
+        self._write(wire.batch(id, items))
 
     def open_stream(self, envelope: Envelope) -> None:
         """Open one stream."""
         id = next(self._ids)
-        opened = self._streams[id] = _Opened(envelope)
         reply = envelope.reply
+        item = self._item(id, envelope)
+        size = wire.size_of(item)
+        if size > PAYLOAD_LIMIT:
+            fail_quietly(reply, TooLarge("the request", size, PAYLOAD_LIMIT))
+            return
+        opened = self._streams[id] = _Opened(envelope)
         reply.on_abandon = lambda: self._cancel(id)
         if isinstance(reply, ReplyStream):
             reply.on_taken = lambda chunks, size: self._credit(id, opened, chunks, size)
-        self._write(wire.open_stream(self._item(id, envelope)))
+        self._write(wire.open_stream(item))
 
     def _item(self, id: int, envelope: Envelope) -> Item:
         message = envelope.message
@@ -149,11 +172,13 @@ class InHand:
             case Kind.BEGUN:
                 self._batch(frame).begun = True
             case Kind.DONE:
-                self._done(self._streams.pop(frame.id, None), wire.read_done(frame.payload))
+                trailers = wire.read_done(frame.payload)
+                self._done(self._streams.pop(frame.id, None), trailers)
             case Kind.ERROR:
+                error = failure(*wire.read_error(frame.payload))
                 opened = self._streams.pop(frame.id, None)
                 if opened is not None:
-                    self._end(opened.envelope, failure(*wire.read_error(frame.payload)))
+                    self._end(opened.envelope, error)
             case other:
                 raise wire.WireError(f"unexpected frame {Kind(other).name}")
 
@@ -164,17 +189,17 @@ class InHand:
             raise wire.WireError(f"no batch {frame.id}") from None
 
     def _result(self, frame: Frame) -> None:
-        batch = self._batch(frame)
-        del self._batches[frame.id]
-        envelopes = batch.envelopes
+        """End the items of a batch. Where the frame makes no sense, what is left of it stays in hand."""
+        envelopes = self._batch(frame).envelopes
         for id, outcome, data, trailers in wire.read_result(frame.payload):
-            envelope = envelopes.pop(id, None)
-            if envelope is None:
+            if id not in envelopes:
                 raise wire.WireError(f"no item {id} in batch {frame.id}")
             if outcome:
-                self._end(envelope, failure(outcome, data))
+                error = failure(outcome, data)
+                self._end(envelopes.pop(id), error)
             else:
-                self._answer(envelope, data, trailers)
+                self._answer(envelopes.pop(id), data, trailers)
+        del self._batches[frame.id]
         for envelope in envelopes.values():
             self._end(envelope, HandlerRaised("WorkerError", "the worker did not answer this item"))
 

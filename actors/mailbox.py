@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import count, pairwise
 from typing import overload
 
 import trio
@@ -52,42 +53,60 @@ class Signal:
 class Envelope:
     """A message on its way. Built by `Mailbox.ask` alone. Times are trio's clock, in seconds."""
 
-    __slots__ = ("arrival", "deadline", "message", "reply")
+    __slots__ = ("arrival", "deadline", "message", "number", "reply")
 
     def __init__(
-        self, message: Infer | Generate, reply: Reply[Answer] | ReplyStream, deadline: float, arrival: float
+        self,
+        message: Infer | Generate,
+        reply: Reply[Answer] | ReplyStream,
+        deadline: float,
+        arrival: float,
+        number: int,
     ) -> None:
         self.message = message
         self.reply = reply
         self.deadline = deadline
         self.arrival = arrival
+        self.number = number  # the order of arrival, where the clock cannot tell
 
 
 class Waiters:
-    """Replicas that wait for one kind of work, longest first."""
+    """Replicas that can take one kind of work, in line, longest first.
 
-    __slots__ = ("_signals",)
+    One that was woken and has not run yet is still counted: it is as good as free, so nobody else should
+    take more than his share. It leaves when it looks (`discard`).
+    """
+
+    __slots__ = ("_line", "_woken")
 
     def __init__(self) -> None:
-        self._signals: dict[Signal, None] = {}
+        self._line: dict[Signal, None] = {}
+        self._woken: set[Signal] = set()
 
     def __len__(self) -> int:
-        return len(self._signals)
+        return len(self._line) + len(self._woken)
 
     def add(self, signal: Signal) -> None:
         """Wait, behind the others."""
-        self._signals.setdefault(signal)
+        self._line.setdefault(signal)
 
     def discard(self, signal: Signal) -> None:
         """Do not wait any more."""
-        self._signals.pop(signal, None)
+        self._line.pop(signal, None)
+        self._woken.discard(signal)
 
     def wake(self) -> None:
-        """Wake the one that has waited longest, if any; it leaves the line."""
-        if self._signals:
-            signal = next(iter(self._signals))
-            del self._signals[signal]
+        """Wake the one that has waited longest, if any."""
+        if self._line:
+            signal = next(iter(self._line))
+            del self._line[signal]
+            self._woken.add(signal)
             signal.set()
+
+    def wake_all(self) -> None:
+        """Wake everyone."""
+        while self._line:
+            self.wake()
 
 
 class Mailbox:
@@ -106,6 +125,8 @@ class Mailbox:
         self.idle = Waiters()  # replicas with nothing in hand
         self.busy = Waiters()  # replicas with one batch in hand, which may take a full one ahead of time
         self.roomy = Waiters()  # replicas that may open streams
+        self._numbers = count()
+        self._emptied = trio.Event()
 
     @property
     def waiting(self) -> int:
@@ -129,7 +150,7 @@ class Mailbox:
         if self.waiting >= self.limit:
             raise Overloaded(self.name, self.limit, self._retry_after(now))
         reply: Reply[Answer] | ReplyStream = Reply() if isinstance(message, Infer) else ReplyStream()
-        envelope = Envelope(message, reply, deadline, now)
+        envelope = Envelope(message, reply, deadline, now, next(self._numbers))
         lane = self._lane(message)
         lane.append(envelope)
         reply.on_abandon = lambda: self._discard(envelope)
@@ -152,6 +173,11 @@ class Mailbox:
         for lane in (self.batch_lane, self.stream_lane):
             if envelope in lane:
                 lane.remove(envelope)
+        self._note_emptied()
+
+    def _note_emptied(self) -> None:
+        if not self.waiting:
+            self._emptied.set()
 
     def _wake_for(self, lane: deque[Envelope]) -> None:
         if lane is self.stream_lane:
@@ -171,7 +197,7 @@ class Mailbox:
         if capabilities == self.capabilities:
             return
         self.capabilities = capabilities
-        queued = sorted((*self.batch_lane, *self.stream_lane), key=lambda envelope: envelope.arrival)
+        queued = sorted((*self.batch_lane, *self.stream_lane), key=lambda envelope: envelope.number)
         self.batch_lane.clear()
         self.stream_lane.clear()
         for envelope in queued:
@@ -188,10 +214,11 @@ class Mailbox:
             else:
                 envelope.reply.on_abandon = None
                 taken.append(envelope)
+        self._note_emptied()
         return taken
 
     def put_back(self, envelopes: Iterable[Envelope]) -> None:
-        """Return what was taken and never begun to the head, with its old arrival times."""
+        """Return what was taken and never begun to its old place, with its old arrival times."""
         for envelope in reversed(list(envelopes)):
             if envelope.reply.abandoned:
                 continue
@@ -201,12 +228,23 @@ class Mailbox:
             envelope.reply.on_abandon = lambda envelope=envelope: self._discard(envelope)
             lane = self._lane(envelope.message)
             lane.appendleft(envelope)
+        for lane in (self.batch_lane, self.stream_lane):
+            if any(later.number < earlier.number for earlier, later in pairwise(lane)):  # two workers died in turn
+                in_order = sorted(lane, key=lambda envelope: envelope.number)
+                lane.clear()
+                lane.extend(in_order)
         self.wake_next()
 
     def wake_next(self) -> None:
-        """Hand what is left to the next replica; called after a take, and when a replica ends."""
+        """Hand what is left to the next replica; called after a take, and when a replica ends.
+
+        An idle replica looks whatever the delay says: the one that kept its time may be the one that ended.
+        """
         if self.batch_lane:
-            self._wake_for(self.batch_lane)
+            if self.idle:
+                self.idle.wake()
+            elif len(self.batch_lane) >= self.batch_size:
+                self.busy.wake()
         if self.stream_lane:
             self.roomy.wake()
 
@@ -221,11 +259,17 @@ class Mailbox:
     def wake_all(self) -> None:
         """Let every replica look again."""
         for waiters in (self.idle, self.busy, self.roomy):
-            while waiters:
-                waiters.wake()
+            waiters.wake_all()
+
+    async def wait_empty(self) -> None:
+        """Wait until nothing is queued. For the owner, once the door is shut."""
+        while self.waiting:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
 
     def fail_all(self, error: Callable[[], ActorserveError]) -> None:
         """End everything that is queued."""
         for lane in (self.batch_lane, self.stream_lane):
             while lane:
                 fail_quietly(lane.popleft().reply, error())
+        self._note_emptied()

@@ -1,8 +1,9 @@
 """One incarnation of a model actor: it owns one worker from its spawn to its end.
 
 The tasks of an incarnation, all in one nursery: the worker's writer, its reader (frames -> endings), the
-two output pumps, the watch (hangs), and the loop that takes work from the mailbox. The first that finds
-the worker dead says why and cancels the others; what the worker had in hand then ends or goes back.
+two output pumps, the one that waits for the process, the watch (hangs), and the loop that takes work from the
+mailbox. The first that finds the worker dead says why and cancels the others; what the worker had in hand then
+ends or goes back.
 
 What must not live here: restarts (supervisor.py decides), who is in a batch (batching.py), bytes (wire.py).
 """
@@ -23,12 +24,14 @@ from actorserve.actors.in_hand import InHand
 from actorserve.actors.mailbox import Mailbox, Signal
 from actorserve.actors.messages import Capabilities, ChildSpec, Crashed, Drained, Exit, Killed
 from actorserve.actors.wire import Frame, Kind
-from actorserve.actors.worker_process import LineLimit, OutputPump, Spawner, Worker
-from actorserve.errors import ActorCrashed
+from actorserve.actors.worker_process import LineLimit, OutputPump, Spawner, Worker, dropped_lines
+from actorserve.errors import ActorCrashed, ActorserveError, Draining
 
 PING_EVERY_S = 1.0
 NO_PONG_S = 10.0
 REAP_S = 5.0
+LAST_WORDS_S = 1.0
+LEVELS = frozenset(("debug", "info", "warning", "error", "critical"))
 
 log = structlog.get_logger("actorserve.model")
 
@@ -58,6 +61,8 @@ class Incarnation:
         self._signal = Signal()
         self._draining = False
         self._stopping = False
+        self._process_ended = trio.Event()
+        self._log_limit = LineLimit()
         self._last_pong = 0.0
         self._loaded = trio.Event()
         self._ended = trio.Event()
@@ -85,10 +90,15 @@ class Incarnation:
 
     async def run(self) -> Exit:
         """Live; returns how it ended. Cancelling kills the worker and fails what it has begun."""
+        limit = self.spec.model.startup_timeout_s
+        worker: Worker | None = None
         try:
-            worker = await self._settings.spawner.spawn(self.spec)
+            with trio.move_on_after(limit):
+                worker = await self._settings.spawner.spawn(self.spec)
         except Exception as error:  # noqa: BLE001  # whatever a spawner raises is a failed start
             return Crashed(f"no worker could be started: {error}")
+        if worker is None:
+            return Crashed(f"no process within startup_timeout_s = {limit:g}", timed_out=True)
         self.pid = worker.process.pid
         self._in_hand = InHand(worker.write, gather_limit=self._settings.gather_limit)
         try:
@@ -101,10 +111,15 @@ class Incarnation:
 
     def _release(self, exit: Exit) -> None:
         """End or give back what the worker had in hand."""
-        cause = exit.cause if isinstance(exit, Crashed) else "it was stopped"
         name = self.spec.model.name
+
+        def error() -> ActorserveError:
+            if isinstance(exit, Crashed):
+                return ActorCrashed(f"the worker of model {name} died: {exit.cause}")
+            return Draining(f"the worker of model {name} was stopped before it had answered")
+
         assert self._in_hand is not None  # noqa: S101  # narrows the type: run() has set it
-        left = self._in_hand.abandon_all(lambda: ActorCrashed(f"the worker of model {name} died: {cause}"))
+        left = self._in_hand.abandon_all(error)
         self._leave_lines()
         self._mailbox.put_back(left)
 
@@ -134,6 +149,7 @@ class Incarnation:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run_writer)
             nursery.start_soon(self._read, worker, in_hand, nursery.cancel_scope)
+            nursery.start_soon(self._await_process, worker, nursery.cancel_scope)
             await self._load(worker)
             nursery.start_soon(self._watch, worker, in_hand)
             await self._take_until_drained(in_hand)
@@ -153,7 +169,16 @@ class Incarnation:
         self._stopping = True
         worker.write(wire.frame(Kind.STOP))
         with trio.move_on_after(self.spec.grace_s):
-            await worker.process.wait()
+            await self._process_ended.wait()
+
+    async def _await_process(self, worker: Worker, scope: trio.CancelScope) -> None:
+        """The end of the process ends the incarnation, even where a grandchild holds the socket open."""
+        await worker.process.wait()
+        self._process_ended.set()
+        if not self._stopping:
+            await trio.sleep(LAST_WORDS_S)  # the reader finds the end of the socket sooner than that
+            self._died = True
+            scope.cancel()
 
     async def _bury(self, worker: Worker) -> int:
         """Make sure that the process is gone; its exit status."""
@@ -218,17 +243,24 @@ class Incarnation:
                 self._relay(wire.read_note(frame.payload))
             case Kind.READY:
                 said = wire.read_note(frame.payload)
-                self._mailbox.learn(Capabilities(said["infer"], said["generate"], said["continuous"]))
+                able = (bool(said.get(name)) for name in ("infer", "generate", "continuous"))
+                self._mailbox.learn(Capabilities(*able))
                 self._loaded.set()
             case Kind.FAILED:
                 said = wire.read_note(frame.payload)
-                self._failure = Crashed(said["reason"], permanent=said["permanent"])
+                self._failure = Crashed(str(said.get("reason")), permanent=bool(said.get("permanent")))
             case _:
                 in_hand.hear(frame)
 
     def _relay(self, said: dict[str, Any]) -> None:
-        level = said["level"] if said["level"] in ("debug", "info", "warning", "error", "critical") else "info"
-        getattr(self._log, level)(said["text"], logger_name=said["logger"])
+        """Log what the handler logged, as many lines a second as it may print."""
+        if not self._log_limit.allows(trio.current_time()):
+            return
+        dropped = self._log_limit.take_dropped()
+        if dropped:
+            self._log.warning(dropped_lines(dropped))
+        level = said.get("level") if said.get("level") in LEVELS else "info"
+        getattr(self._log, str(level))(str(said.get("text")), logger_name=str(said.get("logger")))
 
     def _emit(self, stream: str) -> Callable[[str], None]:
         def emit(line: str) -> None:
@@ -256,17 +288,17 @@ class Incarnation:
     # --- taking work ------------------------------------------------------------------------------
 
     async def _take_until_drained(self, in_hand: InHand) -> None:
+        """Until it has nothing in hand and will get nothing more; another's unbegun batch may still come back."""
         while True:
-            if not self._draining:
-                until = self._take(in_hand)
-                if self._mailbox.closed and not self._mailbox.waiting:
-                    self._draining = True
+            until = float("inf")
             if self._draining:
-                until = float("inf")
                 self._leave_lines()
                 self._mailbox.wake_next()
-                if not in_hand.items:
-                    return
+            else:
+                until = self._take(in_hand)
+            if not in_hand.items and (self._draining or (self._mailbox.closed and not self._mailbox.waiting)):
+                self._leave_lines()
+                return
             with trio.move_on_at(until):
                 await self._signal.wait()
 
@@ -274,9 +306,8 @@ class Incarnation:
         """Take what the decision gives; returns when to look again, at the latest."""
         mailbox, signal = self._mailbox, self._signal
         self._leave_lines()
-        took_stream = self._take_streams(in_hand)
+        took = self._take_streams(in_hand)
         until = float("inf")
-        took_batch = False
         while True:
             decision = self._decide(in_hand)
             if not isinstance(decision, batching.Take):
@@ -284,7 +315,7 @@ class Incarnation:
             envelopes = mailbox.take(mailbox.batch_lane, decision.count)
             if envelopes:
                 in_hand.send_batch(envelopes)
-                took_batch = True
+                took = True
         if isinstance(decision, batching.WaitUntil):
             until = decision.time
         if not in_hand.batches:
@@ -293,7 +324,7 @@ class Incarnation:
             mailbox.busy.add(signal)
         if in_hand.streams < mailbox.batch_size:
             mailbox.roomy.add(signal)
-        if (took_batch and mailbox.batch_lane and len(mailbox.idle)) or (took_stream and mailbox.stream_lane):
+        if took and mailbox.waiting:
             mailbox.wake_next()
         return until
 

@@ -47,7 +47,6 @@ from actorserve.errors import (
 )
 
 INBOX = 1000
-KILL_S = 5.0
 
 log = structlog.get_logger("actorserve.supervisor")
 Request = Spawn | Scale | Stop | Observe
@@ -77,6 +76,8 @@ class Model:
     def refresh(self) -> None:
         """Let the mailbox refuse at once where nobody will answer (design §5)."""
         if self.mailbox.closed:
+            if not any(child.is_alive or child.state is State.DRAINING for child in self.children.values()):
+                self.mailbox.fail_all(self.stopped)
             return
         if any(child.is_alive for child in self.children.values()):
             self.mailbox.refusal = None
@@ -84,6 +85,10 @@ class Model:
         refusal = self._refusal()
         self.mailbox.refusal = refusal
         self.mailbox.fail_all(refusal)
+
+    def stopped(self) -> ActorserveError:
+        """Say why a queued request is not answered: its model was stopped."""
+        return Draining(f"model {self.spec.name} was stopped before this request was answered")
 
     def _refusal(self) -> Callable[[], ActorserveError]:
         name = self.spec.name
@@ -227,6 +232,7 @@ class Supervisor:
                 await child.ready.wait()
         except ActorserveError as error:
             if unregister_on_failure and self._models.get((model.spec.name, model.spec.version)) is model:
+                self._forget(model)
                 await self._retire(model, 0.0)
             reply.fail(error)
         else:
@@ -246,6 +252,7 @@ class Supervisor:
         model.spec = replace(model.spec, workers_min=message.workers_min, workers_max=message.workers_max)
         started = self._grow(model, message.workers_min)
         alive = sorted(index for index, child in model.children.items() if child.is_alive)
+        alive.sort(key=lambda index: model.children[index].state is not State.READY)  # those that work stay
         leaving = [model.children[index] for index in alive[message.workers_max :]]
         for child in leaving:
             child.drain()
@@ -273,49 +280,51 @@ class Supervisor:
         versions = [version for name, version in self._models if name == spec.name]
         if len(versions) > 1 and self._directory.default(spec.name) == spec.version:
             raise WrongState(f"version {spec.version} is the default of model {spec.name}; other versions exist")
+        self._forget(model)
         self._start_soon(self._answer_when_gone, model, message.grace_s, reply)
-        self._shut(model, lambda: NoSuchModel(spec.name, spec.version))
 
-    def _shut(self, model: Model, refusal: Callable[[], ActorserveError]) -> None:
+    def _forget(self, model: Model) -> None:
         """Take a model's name away and shut its door: this begins its drain."""
         spec = model.spec
+        model.mailbox.close(lambda: NoSuchModel(spec.name, spec.version))
         if self._models.get((spec.name, spec.version)) is model:
             del self._models[spec.name, spec.version]
             self._directory.remove(spec.name, spec.version)
             self._leaving.append(model)
-        model.mailbox.close(refusal)
 
     async def _answer_when_gone(self, model: Model, grace_s: float, reply: Reply[None]) -> None:
         await self._retire(model, grace_s)
         reply.set(None)
 
     async def _retire(self, model: Model, grace_s: float) -> None:
-        """Wait for a model's drain until the grace ends, then kill what is left."""
-        spec = model.spec
-        self._shut(model, lambda: NoSuchModel(spec.name, spec.version))
-        if not any(child.is_alive for child in model.children.values()):
-            model.mailbox.fail_all(lambda: NoWorkers(f"model {spec.name} was unregistered and has no workers"))
-        for child in list(model.children.values()):
-            if child.state is not State.READY and not model.mailbox.waiting:
-                child.drain()
+        """Wait for the drain of a model whose door is shut until the grace ends, then kill what is left."""
+        children = list(model.children.values())
+        model.refresh()
         with trio.move_on_after(grace_s):
-            for child in list(model.children.values()):
+            await model.mailbox.wait_empty()
+            for child in children:
+                if child.state is not State.READY:
+                    child.drain()  # nothing is left for one that is still loading
+            for child in children:
                 await child.gone.wait()
-        model.mailbox.fail_all(lambda: Draining(f"model {spec.name} was stopped before this request was answered"))
-        for child in list(model.children.values()):
+        model.mailbox.fail_all(model.stopped)
+        for child in children:
             child.kill()
+        for child in children:
             await child.gone.wait()
-        if model in self._leaving:
-            self._leaving.remove(model)
-        log.info("model gone", model=spec.key)
+        model.mailbox.fail_all(model.stopped)  # what came back from those that were killed
+        self._leaving = [other for other in self._leaving if other is not model]
+        log.info("model gone", model=model.spec.key)
 
     async def drain(self, grace_s: float) -> None:
-        """Stop every model, the last registered first; returns when all are gone. For the server's end."""
+        """Stop every model, the last registered first; returns when all are gone. For the server's end.
+
+        Names stay in the directory: a call that comes late is told DRAINING, not that there is no such model.
+        """
         self._draining = True
         models = [*reversed(self._models.values()), *self._leaving]
         for model in models:
             model.mailbox.close(lambda: Draining("the server is shutting down"))
-            model.mailbox.wake_all()
         async with trio.open_nursery() as nursery:
             for model in models:
                 nursery.start_soon(self._retire, model, grace_s)

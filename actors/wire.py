@@ -3,7 +3,8 @@
 A frame is a 13-byte header (kind u8, id u64, length u32, little-endian) and `length` bytes of payload.
 The id is a batch's for BATCH, BEGUN and RESULT, a stream's for OPEN, CHUNK, DONE, ERROR, CREDIT and
 CANCEL, an item's for a CANCEL inside a batch (items and streams share one id space), and 0 elsewhere.
-An unknown kind ends the connection: `FrameReader` raises `WireError`.
+An unknown kind ends the connection: `FrameReader` raises `WireError`, and so does every `read_*` for a payload
+that is not exactly what its kind says: what a worker sends may be anything, and must not hurt the server.
 
 What must not live here: sockets, clocks, trio, torch, gRPC.
 """
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
+from functools import wraps
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from actorserve.actors.messages import Metadata
 
@@ -24,14 +26,15 @@ CREDIT_CHUNKS = 16
 CREDIT_BYTES = 256 * 1024
 
 _HEADER = struct.Struct("<BQI")
-_ITEM = struct.Struct("<QqHHH")
-_PAIR = struct.Struct("<HI")
-_RESULT = struct.Struct("<QBBI")
+_ITEM = struct.Struct("<QqIII")
+_PAIR = struct.Struct("<II")  # a key may be as long as a client likes
+_RESULT = struct.Struct("<QBII")
 _COUNT = struct.Struct("<I")
 _CREDIT = struct.Struct("<II")
 _SECONDS = struct.Struct("<d")
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 HEADER_BYTES = _HEADER.size
+T = TypeVar("T")
 
 
 class Kind(IntEnum):
@@ -134,6 +137,24 @@ class FrameReader:
         return frames
 
 
+def _strict(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """Make a reader say WireError for whatever is wrong with a payload."""
+
+    @wraps(read)
+    def checked(payload: bytes) -> T:
+        try:
+            return read(payload)
+        except (struct.error, ValueError, TypeError, LookupError) as error:
+            raise WireError(f"malformed payload: {type(error).__name__}: {error}") from error
+
+    return checked
+
+
+def _at_end(payload: bytes, at: int) -> None:
+    if at != len(payload):
+        raise WireError(f"malformed payload: {len(payload)} bytes where its lengths say {at}")
+
+
 # --- pairs: inputs, metadata, trailers -----------------------------------------------------
 
 
@@ -184,6 +205,15 @@ def _unpack_item(payload: bytes, at: int) -> tuple[Item, int]:
     return Item(id, deadline_ns, request_id, input_pairs, _as_metadata(metadata_pairs)), at
 
 
+def size_of(item: Item) -> int:
+    """How large an item is at most once it is packed, without packing it."""
+    size = _ITEM.size + 4 * len(item.request_id)
+    for pairs in (item.inputs, item.metadata):
+        for key, value in pairs.items():
+            size += _PAIR.size + 4 * len(key) + (len(value) if isinstance(value, bytes) else 4 * len(value))
+    return size
+
+
 def batch(id: int, items: Sequence[Item]) -> bytes:
     """A BATCH frame."""
     parts = [b"", _COUNT.pack(len(items))]
@@ -193,6 +223,7 @@ def batch(id: int, items: Sequence[Item]) -> bytes:
     return b"".join(parts)
 
 
+@_strict
 def read_batch(payload: bytes) -> list[Item]:
     """The items of a BATCH's payload."""
     (count,) = _COUNT.unpack_from(payload)
@@ -201,6 +232,7 @@ def read_batch(payload: bytes) -> list[Item]:
     for _ in range(count):
         item, at = _unpack_item(payload, at)
         items.append(item)
+    _at_end(payload, at)
     return items
 
 
@@ -211,9 +243,12 @@ def open_stream(item: Item) -> bytes:
     return frame(Kind.OPEN, item.id, b"".join(parts))
 
 
+@_strict
 def read_open(payload: bytes) -> Item:
     """The item of an OPEN's payload."""
-    return _unpack_item(payload, 0)[0]
+    item, at = _unpack_item(payload, 0)
+    _at_end(payload, at)
+    return item
 
 
 # --- RESULT, DONE and ERROR ------------------------------------------------------------------
@@ -233,6 +268,7 @@ def result(id: int, results: Iterable[Result]) -> bytes:
     return b"".join(parts)
 
 
+@_strict
 def read_result(payload: bytes) -> list[Result]:
     """The endings in a RESULT's payload."""
     (count,) = _COUNT.unpack_from(payload)
@@ -248,6 +284,7 @@ def read_result(payload: bytes) -> list[Result]:
             pairs, at = _unpack_pairs(payload, at, trailers)
             metadata = _as_metadata(pairs)
         results.append(Result(id, outcome, data, metadata))
+    _at_end(payload, at)
     return results
 
 
@@ -258,10 +295,13 @@ def done(id: int, trailers: Metadata = _EMPTY) -> bytes:
     return frame(Kind.DONE, id, b"".join(parts))
 
 
+@_strict
 def read_done(payload: bytes) -> Metadata:
     """The trailers in a DONE's payload."""
     (count,) = _COUNT.unpack_from(payload)
-    return _as_metadata(_unpack_pairs(payload, _COUNT.size, count)[0])
+    pairs, at = _unpack_pairs(payload, _COUNT.size, count)
+    _at_end(payload, at)
+    return _as_metadata(pairs)
 
 
 def error(id: int, outcome: Outcome, data: bytes) -> bytes:
@@ -269,6 +309,7 @@ def error(id: int, outcome: Outcome, data: bytes) -> bytes:
     return frame(Kind.ERROR, id, bytes((outcome,)) + data)
 
 
+@_strict
 def read_error(payload: bytes) -> tuple[int, bytes]:
     """Outcome and data of an ERROR's payload."""
     return payload[0], payload[1:]
@@ -279,10 +320,11 @@ def error_data(first: str, text: str) -> bytes:
     return json.dumps([first, text]).encode()
 
 
+@_strict
 def read_error_data(data: bytes) -> tuple[str, str]:
     """What `error_data` packed."""
     first, text = json.loads(data)
-    return first, text
+    return str(first), str(text)
 
 
 # --- the small ones ------------------------------------------------------------------------------
@@ -293,9 +335,12 @@ def note(kind: Kind, content: Mapping[str, Any]) -> bytes:
     return frame(kind, 0, json.dumps(content).encode())
 
 
+@_strict
 def read_note(payload: bytes) -> dict[str, Any]:
     """What `note` packed."""
-    content: dict[str, Any] = json.loads(payload)
+    content = json.loads(payload)
+    if not isinstance(content, dict):
+        raise TypeError(f"{type(content).__name__} where an object is due")
     return content
 
 
@@ -304,6 +349,7 @@ def credit(id: int, chunks: int, size: int) -> bytes:
     return frame(Kind.CREDIT, id, _CREDIT.pack(chunks, size))
 
 
+@_strict
 def read_credit(payload: bytes) -> tuple[int, int]:
     """Chunks and bytes of a CREDIT's payload."""
     chunks, size = _CREDIT.unpack(payload)
@@ -315,6 +361,7 @@ def pong(seconds: float) -> bytes:
     return frame(Kind.PONG, 0, _SECONDS.pack(seconds))
 
 
+@_strict
 def read_pong(payload: bytes) -> float:
     """Seconds of a PONG's payload."""
     seconds: float = _SECONDS.unpack(payload)[0]

@@ -24,6 +24,8 @@ from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Item, Kind, Outc
 from actorserve.errors import BadInput
 from actorserve.handlers.base import Request, Step
 
+LATEST_FLUSH_S = 0.005
+
 
 def encode(answer: Any) -> bytes:
     """An Answer's bytes (contracts §1): bytes as they are, str as UTF-8, anything else as JSON."""
@@ -36,11 +38,19 @@ def encode(answer: Any) -> bytes:
     return json.dumps(answer).encode()
 
 
+def text_of(error: BaseException) -> str:
+    """An exception's text, whatever its class does."""
+    try:
+        return str(error)[:2000]
+    except Exception:  # noqa: BLE001  # the handler's class
+        return "(its text cannot be had)"
+
+
 def failure(error: BaseException) -> tuple[Outcome, bytes]:
     """How an exception of the handler travels back."""
     if isinstance(error, BadInput):
-        return Outcome.BAD_INPUT, wire.error_data(error.field, error.text)
-    return Outcome.RAISED, wire.error_data(type(error).__name__, str(error)[:2000])
+        return Outcome.BAD_INPUT, wire.error_data(str(error.field), str(error.text))
+    return Outcome.RAISED, wire.error_data(type(error).__name__, text_of(error))
 
 
 class Arrival(NamedTuple):
@@ -129,6 +139,7 @@ class Engine:
         self._streams: dict[int, Stream] = {}
         self._continuous = callable(getattr(handler, "prefill", None))
         self._stopping = False
+        self._flushed = 0.0
 
     def run(self) -> None:
         """Return after STOP, once everything in hand has ended."""
@@ -136,6 +147,7 @@ class Engine:
             self._take_in(block=not self._has_work())
             if self._batches:
                 self._run_batch(*self._batches.popleft())
+                self._flush()  # a batch does not wait for the streams' step
             if self._streams or self._newcomers:
                 self._step_streams()
             self._flush()
@@ -189,9 +201,15 @@ class Engine:
         )
 
     def _flush(self) -> None:
+        self._flushed = time.monotonic()
         if self._out:
             self._send(b"".join(self._out))
             self._out.clear()
+
+    def _flush_if_late(self) -> None:
+        """One write a round is cheapest, but no chunk waits for slow neighbours."""
+        if time.monotonic() - self._flushed > LATEST_FLUSH_S:
+            self._flush()
 
     # --- batches --------------------------------------------------------------------------
 
@@ -225,7 +243,7 @@ class Engine:
         """Answers or exceptions, one each. BadInput raised for a batch is found out item by item."""
         try:
             with self._flags.handler_call():
-                answers = self._handler.infer(requests)
+                answers = list(self._handler.infer(requests))
             if len(answers) != len(requests):
                 raise ValueError(f"infer returned {len(answers)} answers for {len(requests)} requests")
         except BadInput as error:
@@ -234,14 +252,14 @@ class Engine:
             return [self._infer([request])[0] for request in requests]
         except Exception as error:  # noqa: BLE001  # the handler's: whatever it raises is its items' ending
             return [error] * len(requests)
-        return answers  # type: ignore[no-any-return]  # the handler is somebody else's
+        return answers
 
     def _result(self, id: int, request: Request, answer: Any) -> Result:
         if not isinstance(answer, Exception):
             try:
                 return Result(id, Outcome.OK, encode(answer), request.trailers)
-            except (TypeError, ValueError) as error:
-                answer = TypeError(f"the answer is not bytes, str or JSON: {error}")
+            except Exception as error:  # noqa: BLE001  # the handler's: an answer may be any object
+                answer = TypeError(f"the answer is not bytes, str or JSON: {text_of(error)}")
         outcome, data = failure(answer)
         return Result(id, outcome, data, {})
 
@@ -257,12 +275,14 @@ class Engine:
                 self._admit(self._newcomers.popleft())
         runnable = [stream for stream in self._streams.values() if stream.has_credit()]
         if self._continuous:
+            runnable = [stream for stream in runnable if not self._flags.is_cancelled(stream.id)]
             if runnable:
                 self._step_states(runnable)
         else:
             for stream in runnable:
                 if not self._flags.is_cancelled(stream.id):
                     self._next(stream)
+                    self._flush_if_late()
 
     def _admit(self, stream: Stream) -> None:
         """Begin a stream; what is cancelled or expired never reaches the handler."""
@@ -299,7 +319,7 @@ class Engine:
     def _step_states(self, streams: list[Stream]) -> None:
         try:
             with self._flags.handler_call():
-                steps = self._handler.step([stream.state for stream in streams])
+                steps = list(self._handler.step([stream.state for stream in streams]))
             if len(steps) != len(streams):
                 raise ValueError(f"step returned {len(steps)} steps for {len(streams)} states")
         except Exception as error:  # noqa: BLE001  # the handler's
@@ -313,10 +333,11 @@ class Engine:
                 raise step  # one path for what step returned and what encoding raises
             if step.answer is not None:
                 self._chunk(stream, step.answer)
+            done = step.done
         except Exception as error:  # noqa: BLE001  # the handler's
             self._end(stream, wire.error(stream.id, *failure(error)))
             return
-        if step.done:
+        if done:
             self._end(stream, wire.done(stream.id, stream.request.trailers))
 
     def _chunk(self, stream: Stream, answer: Any) -> None:

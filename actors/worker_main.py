@@ -27,7 +27,7 @@ from typing import Any
 
 from actorserve.actors import wire
 from actorserve.actors.wire import Frame, FrameReader, Kind
-from actorserve.actors.worker_engine import Arrival, Engine, Flags
+from actorserve.actors.worker_engine import Arrival, Engine, Flags, text_of
 from actorserve.errors import ActorserveError, LoadFailed
 from actorserve.handlers.base import Context, Request, missing_methods
 
@@ -42,6 +42,15 @@ def die_with_parent(expected_parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != expected_parent:
         os._exit(1)
+
+
+def exit_now(status: int) -> None:
+    """End the process without waiting for threads; what was printed is still said. Never returns."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 class Wire:
@@ -66,11 +75,11 @@ class Wire:
             try:
                 data = self._sock.recv(1 << 18)
                 frames = reader.feed(data)
+                arrivals = [arrival for frame in frames if (arrival := self._arrival(frame, flags)) is not None]
             except (OSError, wire.WireError):
                 os._exit(1)
             if not data:
                 os._exit(0)
-            arrivals = [arrival for frame in frames if (arrival := self._arrival(frame, flags)) is not None]
             if arrivals:
                 inbox.put(arrivals)
 
@@ -101,9 +110,13 @@ class FrameLog(logging.Handler):
         self._wire = wire_end
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one record; text is cut at 8 KB."""
-        text = self.format(record)[:8192]
-        self._wire.send(wire.note(Kind.LOG, {"level": record.levelname.lower(), "logger": record.name, "text": text}))
+        """Send one record; text is cut at 8 KB. One that cannot be formatted is logging's to report."""
+        try:
+            text = self.format(record)[:8192]
+            said = {"level": record.levelname.lower(), "logger": record.name, "text": text}
+            self._wire.send(wire.note(Kind.LOG, said))
+        except Exception:  # noqa: BLE001  # as every logging.Handler
+            self.handleError(record)
 
 
 def seed(threads: int) -> None:
@@ -189,7 +202,7 @@ def why(error: BaseException) -> dict[str, Any]:
     """What a FAILED frame says about an exception of `load`."""
     permanent = error.permanent if isinstance(error, LoadFailed) else isinstance(error, (*PERMANENT, ActorserveError))
     corrupt = type(error).__name__ == "SafetensorError"
-    text = str(error) if isinstance(error, ActorserveError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, ActorserveError) else f"{type(error).__name__}: {text_of(error)}"
     return {"reason": text[:4000], "permanent": permanent or corrupt}
 
 
@@ -235,10 +248,13 @@ def main() -> None:
     """Entry of a worker that was exec'd rather than forked: `python -m actorserve.actors.worker_main FD PPID`."""
     die_with_parent(int(sys.argv[2]))
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a TextIOWrapper outside of tests
-    status = run(socket.socket(fileno=int(sys.argv[1])))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    status = 1
+    try:
+        status = run(socket.socket(fileno=int(sys.argv[1])))
+    except BaseException:  # noqa: BLE001  # as a fork's: threads of the handler must not keep the process
+        sys.excepthook(*sys.exc_info())
+    finally:
+        exit_now(status)
 
 
 if __name__ == "__main__":

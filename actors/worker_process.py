@@ -119,6 +119,11 @@ class LineLimit:
         return dropped
 
 
+def dropped_lines(count: int) -> str:
+    """What the log says instead of lines that were too many."""
+    return f"({count} lines dropped: more than {LINES_A_SECOND} a second)"
+
+
 @contextmanager
 def closing(descriptor: int) -> Iterator[int]:
     """Close a descriptor at the end."""
@@ -180,11 +185,11 @@ class OutputPump:
             self._rest = b""
         dropped = self._limit.take_dropped()
         if dropped:
-            self._emit(f"({dropped} lines dropped: more than {LINES_A_SECOND} a second)")
+            self._emit(dropped_lines(dropped))
 
     def _line(self, line: bytes) -> None:
         if self._limit.allows(trio.current_time()):
             dropped = self._limit.take_dropped()
             if dropped:
-                self._emit(f"({dropped} lines dropped: more than {LINES_A_SECOND} a second)")
+                self._emit(dropped_lines(dropped))
             self._emit(line[:LINE_BYTES].decode(errors="replace"))

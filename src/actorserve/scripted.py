@@ -7,7 +7,8 @@ What must not live here: processes, threads, files, sockets; real time.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import trio
@@ -63,7 +64,11 @@ class _Stream:
 
 
 class ScriptedWorker:
-    """Echoes `data` at once. Override `load`, `infer` and `generate`; they may sleep, raise, or `crash`."""
+    """Echoes `data` at once. Override `load`, `infer` and `generate`; they may sleep, raise, or `crash`.
+
+    `answers_ping = False` makes it as silent as a stopped process. Time slept in `infer`, or before a chunk of
+    `generate`, is time inside the handler: PONG tells of it, as a real worker's does.
+    """
 
     can_infer = True
     can_generate = True
@@ -72,6 +77,8 @@ class ScriptedWorker:
         self.child = child
         self.process = process
         self.cancelled: set[int] = set()
+        self.answers_ping = True
+        self._calls: dict[object, float] = {}
         self._stream = stream
         self._lock = trio.Lock()
         self._batches, self._batch_queue = trio.open_memory_channel[tuple[int, list[Item]]](16)
@@ -86,7 +93,7 @@ class ScriptedWorker:
         """Answer a batch: same length, same order."""
         return [item.inputs.get("data", b"") for item in items]
 
-    async def generate(self, item: Item) -> AsyncIterator[bytes]:
+    async def generate(self, item: Item) -> AsyncGenerator[bytes, None]:
         """Answer a stream: `count` times `data`."""
         for _ in range(int(item.inputs.get("count", b"1"))):
             yield item.inputs.get("data", b"")
@@ -139,11 +146,26 @@ class ScriptedWorker:
                 if frame.id in self._streams:
                     self._streams[frame.id].scope.cancel()
             case Kind.PING:
-                await self._say(wire.pong(0.0))
+                if self.answers_ping:
+                    began = min(self._calls.values(), default=trio.current_time())
+                    await self._say(wire.pong(trio.current_time() - began))
 
     async def _say(self, data: bytes) -> None:
-        async with self._lock:
-            await self._stream.send_all(data)
+        """Write; where the server has gone this is the end, as of a real worker."""
+        try:
+            async with self._lock:
+                await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.process.end(1)
+
+    @contextmanager
+    def _handler_call(self) -> Iterator[None]:
+        call = object()
+        self._calls[call] = trio.current_time()
+        try:
+            yield
+        finally:
+            del self._calls[call]
 
     async def _load(self, content: dict[str, Any]) -> None:
         try:
@@ -161,24 +183,45 @@ class ScriptedWorker:
             await self._say(wire.frame(Kind.BEGUN, batch_id))
             running = [item for item in items if item.id not in self.cancelled]
             results = [Result(item.id, Outcome.CANCELLED, b"", {}) for item in items if item.id in self.cancelled]
-            answers = await self.infer(running) if running else ()
+            answers = await self._infer(running) if running else ()
             for item, answer in zip(running, answers, strict=True):
                 results.append(_result(item.id, answer))
             await self._say(wire.result(batch_id, results))
+
+    async def _infer(self, items: Sequence[Item]) -> Sequence[bytes | Exception]:
+        """Answers or exceptions, one each; BadInput raised for a batch is found out item by item."""
+        try:
+            with self._handler_call():
+                return await self.infer(items)
+        except BadInput as error:
+            if len(items) == 1:
+                return [error]
+            return [(await self._infer([item]))[0] for item in items]
+        except Exception as error:  # noqa: BLE001  # the script's
+            return [error] * len(items)
+
+    async def _generate(self, item: Item, stream: _Stream) -> bytes:
+        """Send the chunks of one stream within its credit; gives the frame that ends it."""
+        async with aclosing(self.generate(item)) as chunks:
+            while True:
+                while stream.chunks <= 0 or stream.bytes <= 0:
+                    stream.changed = trio.Event()
+                    await stream.changed.wait()
+                with self._handler_call():
+                    chunk = await anext(chunks, None)
+                if chunk is None:
+                    return wire.done(item.id)
+                stream.chunks -= 1
+                stream.bytes -= len(chunk)
+                await self._say(wire.frame(Kind.CHUNK, item.id, chunk))
 
     async def _run_stream(self, item: Item) -> None:
         stream = self._streams[item.id]
         last = wire.error(item.id, Outcome.CANCELLED, b"")
         with stream.scope:
+            await trio.lowlevel.checkpoint()  # a cancelled one never reaches the script
             try:
-                async for chunk in self.generate(item):
-                    while stream.chunks <= 0 or stream.bytes <= 0:
-                        stream.changed = trio.Event()
-                        await stream.changed.wait()
-                    stream.chunks -= 1
-                    stream.bytes -= len(chunk)
-                    await self._say(wire.frame(Kind.CHUNK, item.id, chunk))
-                last = wire.done(item.id)
+                last = await self._generate(item, stream)
             except Exception as error:  # noqa: BLE001  # the script's
                 last = wire.error(item.id, *_failure(error))
         del self._streams[item.id]

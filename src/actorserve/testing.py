@@ -126,6 +126,7 @@ async def serve(
     before = set(os.listdir("/proc/self/fd"))
     server = Server(settings, spawner=scripted, extra_services=services)
     family: set[int] = set()
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery, trio.open_nursery() as connections:
         if scripted is None:
             await server.open()
@@ -137,12 +138,24 @@ async def serve(
             await app.wait_loaded()
         try:
             yield app
+        except Exception as error:  # noqa: BLE001  # raised below, as it was: in no group of the nurseries here
+            failure = error
         finally:
-            if server.forkserver is not None and server.forkserver.pid is not None:
-                family = descendants(server.forkserver.pid) | {server.forkserver.pid}
+            family = _family(server)
             server.stop()
             connections.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     await _check_leaks(before, family)
+
+
+def _family(server: Server) -> set[int]:
+    """The server's processes: the forkserver, the workers, and what these have started."""
+    roots = {replica.pid for model in server.observe().models for replica in model.replicas}
+    if server.forkserver is not None:
+        roots.add(server.forkserver.pid)
+    real = {pid for pid in roots if pid is not None and pid > 0}  # scripted ones are negative
+    return real.union(*map(descendants, real))
 
 
 async def _check_leaks(before: set[str], family: set[int]) -> None:
@@ -154,14 +167,19 @@ async def _check_leaks(before: set[str], family: set[int]) -> None:
     alive = sorted(pid for pid in family if is_alive(pid))
     if alive:
         raise Leak(f"processes {alive} are left")
+    left = _new_descriptors(before)
+    if left:
+        raise Leak(f"descriptors are left: {', '.join(left)}")
+
+
+def _new_descriptors(before: set[str]) -> list[str]:
     left = []
     for descriptor in set(os.listdir("/proc/self/fd")) - before:
         try:
-            left.append(f"{descriptor} ({os.readlink(f'/proc/self/fd/{descriptor}')})")
+            left.append(f"{descriptor} ({Path(f'/proc/self/fd/{descriptor}').readlink()})")
         except FileNotFoundError:
             continue  # the listing's own
-    if left:
-        raise Leak(f"descriptors are left: {', '.join(left)}")
+    return left
 
 
 def is_alive(pid: int) -> bool:
