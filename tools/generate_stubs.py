@@ -9,6 +9,7 @@ so that the file registers in `actorserve.proto.pool.POOL` (see there for why).
 from __future__ import annotations
 
 import sys
+import sysconfig
 from pathlib import Path
 
 import google.rpc.status_pb2
@@ -17,12 +18,14 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = ("inference", "management")
+PLUGINS = ("protoc-gen-mypy", "protoc-gen-grpclib_python")
 DEFAULT_POOL = "_descriptor_pool.Default().AddSerializedFile("
 
 
 def generate(out: Path) -> None:
     """Write the stubs of every contract under `out`, which must exist."""
     site_packages = Path(google.rpc.status_pb2.__file__).parents[2]
+    scripts = Path(sysconfig.get_path("scripts"))  # this interpreter's, whatever PATH says
     files = [f"actorserve/proto/{name}.proto" for name in CONTRACTS]
     code = protoc.main(
         [
@@ -30,6 +33,7 @@ def generate(out: Path) -> None:
             f"-Iactorserve/proto={ROOT / 'proto'}",
             f"-I{Path(grpc_tools.__file__).parent / '_proto'}",
             f"-I{site_packages}",
+            *(f"--plugin={name}={scripts / name}" for name in PLUGINS),
             f"--python_out={out}",
             f"--mypy_out=quiet:{out}",
             f"--grpclib_python_out={out}",

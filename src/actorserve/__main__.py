@@ -22,12 +22,20 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="actorserve",
         description="A PyTorch model server that speaks gRPC. Without FILE it serves the packaged digits model.",
+        epilog="Exit codes: 0 drained, 1 failed to start, 2 bad config or usage, 130 killed by a second signal. "
+        "Every key of the config file: docs/configuration.md",
     )
-    arguments.add_argument("file", nargs="?", type=Path, metavar="FILE", help="a config.toml")
+    arguments.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the configuration, a config.toml")
     arguments.add_argument("--version", action="version", version=f"actorserve {__version__}")
-    arguments.add_argument("--check", action="store_true", help="validate the configuration, print it, exit")
     arguments.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key, e.g. server.grace_s=5"
+        "--check", action="store_true", help="validate the configuration, print it with all defaults, exit"
+    )
+    arguments.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one key of the file; may be repeated. For example --set server.grace_s=5",
     )
     return arguments
 
@@ -44,11 +52,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(DRAINED)
         sys.exit(serve(settings))
     except ConfigError as error:
-        print(f"actorserve: {options.file or 'config'}: {error}", file=sys.stderr)  # noqa: T201  # this is the command line
+        where = f"{options.file}: " if options.file and error.key not in ("", "--set") else ""
+        complain(f"{where}{error}")
         sys.exit(USAGE)
     except StartFailed as error:
-        print(f"actorserve: {error}", file=sys.stderr)  # noqa: T201
+        complain(str(error))
         sys.exit(FAILED)
+    except KeyboardInterrupt:  # before the server takes signals: nothing runs yet that could drain
+        sys.exit(KILLED)
+
+
+def complain(text: str) -> None:
+    """Tell the operator what is wrong, in one line."""
+    print(f"actorserve: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201  # this is the command line
 
 
 def check(settings: config.Config) -> None:

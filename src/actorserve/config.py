@@ -7,15 +7,26 @@ here starts, opens or imports what the configuration names.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import ipaddress
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from actorserve.errors import ConfigError
 
@@ -27,18 +38,23 @@ DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
 
 
+# TOML has types, so "8" is not 8 and true is not 1; only what TOML has no type for is converted.
+Folder = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+
+
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Server(_Table):
     """The server as a whole."""
 
-    model_store: Path = Field(
+    model_store: Folder = Field(
         default=Path("models"),
         description="Folder that RegisterModel may load models from; relative to the config file.",
     )
-    cache_dir: Path = Field(
+    cache_dir: Folder = Field(
         default_factory=lambda: Path.home() / ".cache" / "actorserve",
         description="Folder for converted weights. Default: `~/.cache/actorserve`.",
     )
@@ -69,11 +85,11 @@ class Log(_Table):
 class Listener(_Table):
     """One place to listen, and what is served there."""
 
-    address: str | tuple[str, ...] = Field(
+    address: str | Texts = Field(
         description='Where: `"127.0.0.1:7070"`, `"[::1]:7070"`, or a list of these. Port 0 takes a free one.'
     )
     services: tuple[Literal["inference", "management"], ...] = Field(
-        min_length=1, description="What is served: `inference`, `management`."
+        strict=False, min_length=1, description='What is served there: `["inference"]`, `["management"]` or both.'
     )
     insecure: bool = Field(
         default=False, description="Allow an address that is not loopback, although nothing is encrypted."
@@ -139,7 +155,7 @@ class Model(_Table):
         default="",
         description="`module:Class` of the handler. May be left out where the folder of `source` has a `model.toml`.",
     )
-    source: Path | None = Field(
+    source: Folder | None = Field(
         default=None,
         description="The model's folder: first on the worker's `sys.path`, and what its handler gets as `model_dir`.",
     )
@@ -164,6 +180,19 @@ class Model(_Table):
         default=5, ge=0, le=1000, description="Failures in a row after which a worker is given up (FAILED)."
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Handed to the handler as it is.")
+
+    @field_validator("options")
+    @classmethod
+    def _travels(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, option in value.items():
+            try:
+                json.dumps(option, allow_nan=False)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"option {name} = {option} cannot be handed to a worker; text, numbers, true, false, lists and "
+                    "tables can, so write it as text"
+                ) from None
+        return value
 
     @field_validator("handler")
     @classmethod
@@ -246,6 +275,8 @@ def default_content() -> dict[str, Any]:
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a file (None: the packaged digits) and apply `key=value` overrides; ConfigError names the key."""
     content = default_content() if path is None else read_toml(path)
+    if overrides and not content.get("listeners"):  # so that one key of a default listener can be set alone
+        content["listeners"] = copy.deepcopy(DEFAULT_LISTENERS)
     for override in overrides:
         set_key(content, override)
     return parse(content, folder=Path.cwd() if path is None else path.resolve().parent)
@@ -262,26 +293,34 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("", f"{path} is a folder, not a file") from None
     except OSError as error:
         raise ConfigError("", f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError("", f"{path} is not TOML: {error}") from None
 
 
 def set_key(content: dict[str, Any], override: str) -> None:
     """Apply one `a.b.c=value`; the value is TOML, or else text as it stands."""
     key, separator, text = override.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not separator or not all(parts):
-        raise ConfigError("--set", f"{override!r} is not key=value, for example server.grace_s=5")
+    wrong = ConfigError("--set", f"{override!r} is not key=value, for example server.grace_s=5")
+    if not separator or not key.strip():
+        raise wrong
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        given = tomllib.loads(f"{key} = {text}")
     except tomllib.TOMLDecodeError:
-        value = text
-    table = content
-    for part in parts[:-1]:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise ConfigError(key, "is not a table, so nothing can be set inside it")
-    table[parts[-1]] = value
+        try:
+            given = tomllib.loads(f"{key} = {json.dumps(text, ensure_ascii=False)}")
+        except tomllib.TOMLDecodeError:
+            raise wrong from None
+    _merge(content, given, key.strip())
+
+
+def _merge(table: dict[str, Any], given: Mapping[str, Any], key: str) -> None:
+    for name, value in given.items():
+        if isinstance(value, dict) and name in table:
+            if not isinstance(table[name], dict):
+                raise ConfigError(key, f"cannot be set: {name} is {_toml(table[name])} and not a table")
+            _merge(table[name], value, key)
+        else:
+            table[name] = value
 
 
 def parse(content: Mapping[str, Any], *, folder: Path) -> Config:
@@ -303,23 +342,61 @@ def first_error(error: ValidationError, within: Sequence[str] = ()) -> tuple[str
     `within`: where the validated table stands in the file.
     """
     details = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in details["loc"] if part not in ("str", "tuple[str, ...]"))
-    if details["type"] == "extra_forbidden":
-        known = _known_keys((*within, *details["loc"][:-1]))
-        near = difflib.get_close_matches(str(details["loc"][-1]), known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return key, f"unknown key; {hint}"
-    if details["type"] == "missing":
-        return key, "is missing"
-    text = details["msg"].removeprefix("Value error, ")
-    value = details["input"]
-    if isinstance(value, (str, int, float, bool, list)):
-        return key, f"{value!r} is wrong: {text[:1].lower()}{text[1:]}"
-    return key, text
+    location = [part for part in details["loc"] if part not in ("str", "tuple[str, ...]")]
+    key = ".".join(part for part in location if isinstance(part, str))
+    match details["type"]:
+        case "extra_forbidden":
+            known = _known_keys((*within, *location[:-1]))
+            near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
+            return key, "unknown key; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
+        case "missing":
+            field = _table_at((*within, *location[:-1])).model_fields[str(location[-1])]
+            return key, f"is missing. {field.description}"
+        case "value_error":
+            return key, details["msg"].removeprefix("Value error, ")
+        case _:
+            return key, f"{_toml(details['input'])} is wrong: it must be {_right(details)}"
 
 
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    """The keys of the table at a place in the file."""
+_KINDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number, and not inf or nan",
+    "string_type": 'text, in quotes: "..."',
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "path_type": 'a path, in quotes: "..."',
+    "tuple_type": "a list: [...]",
+    "too_short": "a list of at least one",
+    "string_pattern_mismatch": "letters, digits, '_', '.' and '-' only, and begin with a letter or a digit",
+}
+_LIMITS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def _right(details: ErrorDetails) -> str:
+    """What would be right in place of a wrong value."""
+    kind, context = details["type"], details.get("ctx", {})
+    if kind in _LIMITS:
+        words, bound = _LIMITS[kind]
+        return f"{words} {context[bound]:g}"
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", '"')
+    return _KINDS.get(kind) or details["msg"]
+
+
+def _toml(value: Any) -> str:
+    """A value as one would have written it in the file, cut where it is long."""
+    text = str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _table_at(location: Sequence[int | str]) -> type[BaseModel]:
+    """The table at a place in the file."""
     model: type[BaseModel] = Config
     tables: dict[str, type[BaseModel]] = {
         "server": Server,
@@ -328,9 +405,15 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
         "models": Model,
         "workers": Workers,
     }
-    for part in location:
-        model = tables.get(str(part), model)
-    return [name for name in model.model_fields if name != "folder"]
+    for depth, part in enumerate(location):
+        if depth != 1:  # the second part is a name that the user gave
+            model = tables.get(str(part), model)
+    return model
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    """The keys of the table at a place in the file."""
+    return [name for name in _table_at(location).model_fields if name != "folder"]
 
 
 def tables() -> Iterator[tuple[str, type[BaseModel]]]:

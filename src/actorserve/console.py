@@ -5,9 +5,12 @@ What must not live here: the command line (__main__.py), how a server runs (serv
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import structlog
 import trio
@@ -65,10 +68,10 @@ class Console:
             failures = await server.wait_loaded()
             nursery.cancel_scope.cancel()
         for name, error in failures:
-            print(f"actorserve: models.{name}: {error}", file=sys.stderr, flush=True)  # noqa: T201  # for people
+            say(f"actorserve: models.{name}: {screen.one_line(str(error))}", sys.stderr)
         if failures and not server.is_serving():
             self._code = FAILED
-            say("no model could be loaded")
+            say("actorserve: no model could be loaded", sys.stderr)
             server.stop()
             return
         say(screen.screen(server.bound, server.observe(), Path.cwd()))
@@ -80,6 +83,11 @@ class Console:
             say(screen.progress(server.observe(), trio.current_time() - began))
 
 
-def say(text: str) -> None:
-    """Tell the person at the terminal."""
-    print(text, flush=True)  # noqa: T201  # stdout is the screen; the log goes to stderr
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Tell the person at the terminal; one who has gone (`| head`) does not end the server."""
+    stream = sys.stdout if stream is None else stream
+    try:
+        print(text, file=stream, flush=True)  # stdout is the screen; the log goes to stderr
+    except OSError:
+        with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())  # what is left in the buffer goes nowhere, now and at exit

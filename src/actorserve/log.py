@@ -9,7 +9,8 @@ import json
 import logging
 import sys
 import time
-from typing import IO, Any, TextIO
+from contextlib import suppress
+from typing import IO, Any, TextIO, cast
 
 import structlog
 import trio
@@ -24,6 +25,24 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 def wants_json(settings: config.Log, stream: IO[str]) -> bool:
     """Whether the log is for machines."""
     return settings.format == "json" or (settings.format == "auto" and not stream.isatty())
+
+
+class Lenient:
+    """A stream to write to; a reader who has gone, or a full disk, costs lines and never the server."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if it can be done."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def configure(settings: config.Log, stream: TextIO | None = None) -> None:
@@ -42,7 +61,7 @@ def configure(settings: config.Log, stream: TextIO | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.level]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", Lenient(stream))),
         cache_logger_on_first_use=False,
     )
 
@@ -55,7 +74,7 @@ class AccessLog:
     """One line a call, gathered and written a few times a second: a write a call would cost more than the call."""
 
     def __init__(self, stream: IO[str], *, as_json: bool) -> None:
-        self._stream = stream
+        self._stream = Lenient(stream)
         self._as_json = as_json
         self._lines: list[str] = []
         self._wake = trio.Event()

@@ -20,6 +20,7 @@ EXAMPLES = {
     "actorserve.handlers.text_embedding:TextEmbedding": "embed_sentences.py",
     "actorserve.handlers.text_generation:TextGeneration": "stream_story.py",
 }
+MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 PREDICTIONS = "org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
 
 
@@ -39,7 +40,7 @@ def progress(tree: Tree, seconds: float) -> str:
 
 def screen(bound: Sequence[Bound], tree: Tree, folder: Path) -> str:
     """Listeners, models, devices, workers, and a command to try."""
-    lines = ["", f"actorserve {__version__} is ready", ""]
+    lines = ["", f"actorserve {__version__} {_summary(tree)}", ""]
     lines += _table(
         ("listener", "address", "services"),
         [(one.name, " ".join(one.addresses), " ".join(one.services)) for one in bound],
@@ -52,9 +53,21 @@ def screen(bound: Sequence[Bound], tree: Tree, folder: Path) -> str:
     return "\n".join(lines)
 
 
+def _summary(tree: Tree) -> str:
+    failed = [model.spec.name for model in tree.models if model.state is State.FAILED]
+    if not failed:
+        return "is ready"
+    return f"serves {len(tree.models) - len(failed)} of {len(tree.models)} models; {len(failed)} FAILED, see below"
+
+
+def one_line(text: str) -> str:
+    """A reason as a person reads it: without line breaks."""
+    return " ".join(text.split())
+
+
 def failures(model: ModelView) -> list[str]:
     """Why workers of a model have failed."""
-    return sorted({replica.reason for replica in model.replicas if replica.state is State.FAILED})
+    return sorted({one_line(replica.reason) for replica in model.replicas if replica.state is State.FAILED})
 
 
 def _row(model: ModelView) -> tuple[str, ...]:
@@ -73,12 +86,16 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def hint(bound: Iterable[Bound], tree: Tree, folder: Path) -> list[str]:
+def hint(bound: Sequence[Bound], tree: Tree, folder: Path) -> list[str]:
     """A command to try."""
     addresses = [one.addresses[0] for one in bound if "inference" in one.services]
+    managed = [one.addresses[0] for one in bound if "management" in one.services]
     ready = [model for model in tree.models if model.state is State.READY]
+    if not ready and managed:
+        what = "ScaleWorker to start workers of a model, or " if tree.models else ""
+        return [f"Call {MANAGEMENT} on {managed[0]}: {what}RegisterModel to bring one."]
     if not addresses or not ready:
-        return ["Register a model with ManagementAPIsService/RegisterModel."]
+        return ["Nothing can be called yet: docs/configuration.md says how to add listeners and models."]
     for model in ready:
         example = folder / "examples" / EXAMPLES.get(model.spec.handler, "-")
         if example.is_file():
