@@ -32,10 +32,15 @@ def read_folder(path: Path) -> Folder:
     """A folder as it describes itself; ConfigError where its `model.toml` is wrong."""
     content: dict[str, Any] = {}
     if (path / FILE).exists():
-        content = config.read_toml(path / FILE)
+        try:
+            content = config.read_toml(path / FILE)
+        except ConfigError as error:
+            raise ConfigError("source", error.text) from None
     name = content.pop("name", path.name)
     if not isinstance(name, str):
         raise ConfigError("name", f"{name!r} in {path / FILE} is not text")
+    if "source" in content:
+        raise ConfigError("source", f"does not belong into {path / FILE}: the folder is the source")
     return Folder(path, name, content)
 
 
@@ -45,14 +50,21 @@ def find(store: Path, url: str) -> Folder:
         raise Unsupported(f"url {url!r}: models are not fetched yet; put a folder into the model store")
     if ".." in Path(url).parts:
         raise BadInput("url", f"Relative path is not allowed in url: {url}")
-    if url.endswith((".mar", ".tar.gz", ".zip")):
+    if url.lower().endswith((".mar", ".tar.gz", ".zip")):
         raise Unsupported(f"url {url!r}: archives are not served yet; unpack it into a folder of the model store")
-    path = (store / url).resolve()
-    if not path.is_relative_to(store.resolve()):
-        raise BadInput("url", f"{url!r} is outside of the model store")
-    if not path.is_dir():
+    try:
+        root, path = store.resolve(), (store / url).resolve()
+        exists = path.is_dir()
+    except (OSError, ValueError) as error:  # too long, or with a zero byte
+        raise BadInput("url", f"{url[:80]!r} is no name of a folder: {error}") from None
+    if path == root or not path.is_relative_to(root):
+        raise BadInput("url", f"{url!r} is not a folder inside the model store")
+    if not exists:
         raise NoSuchModel(f"{url} (no such folder in the model store)")
-    return read_folder(path)
+    try:
+        return read_folder(path)
+    except ConfigError as error:
+        raise BadInput("url", f"{url!r} cannot be used: {error}") from None
 
 
 def spec_of(
@@ -65,7 +77,10 @@ def spec_of(
         model_dir = described.path
         given = model.model_dump(exclude_unset=True, exclude={"source"})
         if described.content:
-            model = parse({**described.content, **given})
+            try:
+                model = parse({**described.content, **given})
+            except ConfigError as error:
+                raise ConfigError(error.key, f"{error.text} (in {model_dir / FILE})") from None
     if not model.handler:
         raise ConfigError("handler", f"is missing, and {model_dir / FILE} does not name one")
     return ModelSpec(

@@ -9,9 +9,9 @@ import json
 from typing import TYPE_CHECKING
 
 from actorserve.actors.directory import Directory
-from actorserve.actors.messages import Generate, Infer, Observe, State
+from actorserve.actors.messages import Generate, Infer, Metadata, Observe, State
 from actorserve.actors.supervisor import Supervisor
-from actorserve.errors import Unsupported
+from actorserve.errors import HandlerRaised, Unsupported
 from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
 from actorserve.proto.inference_pb2 import PredictionResponse, TorchServeHealthResponse
 from actorserve.services.codec import inputs_of, metadata_of, model_of
@@ -25,6 +25,15 @@ NEVER = float("inf")
 def deadline_of(stream: ServerStream) -> float:
     """When the call ends by itself, on trio's clock; infinity for never."""
     return NEVER if stream.expires is None else stream.expires
+
+
+async def _send_trailers(stream: ServerStream, trailers: Metadata) -> None:
+    """What the handler set; a key or a value that gRPC does not take is the handler's fault."""
+    if trailers:
+        try:
+            await stream.send_trailing_metadata(metadata=trailers)
+        except (TypeError, ValueError) as error:
+            raise HandlerRaised(type(error).__name__, f"set_trailer: {error}") from None
 
 
 class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # generated without types
@@ -58,8 +67,7 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         finally:
             reply.abandon()
         await stream.send_message(PredictionResponse(prediction=answer.data))
-        if answer.trailers:
-            await stream.send_trailing_metadata(metadata=answer.trailers)
+        await _send_trailers(stream, answer.trailers)
 
     async def StreamPredictions(  # noqa: N802
         self, stream: ServerStream
@@ -78,8 +86,7 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
                 reply.taken(len(chunks), sum(map(len, chunks)))
         finally:
             reply.abandon()
-        if reply.trailers:
-            await stream.send_trailing_metadata(metadata=reply.trailers)
+        await _send_trailers(stream, reply.trailers)
 
     async def StreamPredictions2(self, stream: ServerStream) -> None:  # noqa: N802
         """Not served yet."""

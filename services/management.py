@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
 
 UPDATING = "Processing worker updates..."
+FIELDS = {
+    "max_batch_delay_ms": "max_batch_delay",
+    "response_timeout_s": "response_timeout",
+    "startup_timeout_s": "startup_timeout",
+    "workers.min": "initial_workers",
+}
 RUNTIMES = ("", "python", "python3")
 
 
@@ -114,7 +120,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         if request.runtime not in RUNTIMES:
             raise BadInput("runtime", f"Invalid RuntimeType value: {request.runtime}")
         if request.s3_sse_kms:
-            raise BadInput("s3_sse_kms", "not supported")
+            raise Unsupported("s3_sse_kms: models are not fetched yet; put a folder into the model store")
         for field in ("batch_size", "initial_workers", "max_batch_delay", "response_timeout", "startup_timeout"):
             if getattr(request, field) < 0:
                 raise BadInput(field, f"{getattr(request, field)} is negative")
@@ -138,7 +144,13 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         try:
             return model_store.spec_of(name, model_store.parse(content), folder=folder, url=request.url)
         except ConfigError as error:
-            raise BadInput(error.key, error.text) from None
+            raise BadInput(_field(error.key, request), error.text) from None
+
+
+def _field(key: str, request: RegisterModelRequest) -> str:
+    """The request's field that a wrong key came from; the key itself where the folder's file said it."""
+    field = FIELDS.get(key, key)
+    return field if getattr(request, field, None) else key
 
 
 def _given(request: RegisterModelRequest) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from grpclib.exceptions import GRPCError
 from actorserve import errors
 
 DOMAIN = "actorserve"
+LONGEST = 1000
+"""Bytes of a text that travels in trailers: clients refuse trailers of more than 8 KiB, and then lose the status."""
 
 TABLE: dict[type[Exception], Status] = {
     errors.BadInput: Status.INVALID_ARGUMENT,
@@ -46,13 +48,25 @@ def translate(error: Exception) -> GRPCError | None:
     status = TABLE.get(type(error))
     if status is None:
         return None
-    return GRPCError(status, str(error), _details(error))
+    return GRPCError(status, shorten(str(error)), _details(error))
+
+
+def shorten(text: str) -> str:
+    """A text that fits into trailers; a cut one ends in "..."."""
+    data = text.encode(errors="replace")
+    if len(data) <= LONGEST:
+        return data.decode()
+    return data[: LONGEST - 3].decode(errors="ignore") + "..."
 
 
 def _details(error: Exception) -> Sequence[Any] | None:
     match error:
         case errors.BadInput(field=field, text=text):
-            return [BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=text)])]
+            return [
+                BadRequest(
+                    field_violations=[BadRequest.FieldViolation(field=shorten(field), description=shorten(text))]
+                )
+            ]
         case errors.Unavailable(reason=reason):
             return [ErrorInfo(reason=reason, domain=DOMAIN)]
         case errors.LoadFailed():
