@@ -1,0 +1,147 @@
+"""The worker protocol's framing: properties, by hypothesis."""
+
+import struct
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actorserve.actors import wire
+from actorserve.actors.wire import Frame, FrameReader, Item, Kind, Outcome, Result, WireError
+
+ids = st.integers(0, 2**64 - 1)
+pairs = st.dictionaries(st.text(max_size=8), st.binary(max_size=40), max_size=4)
+metadata = st.dictionaries(st.text("abc", min_size=1, max_size=5), st.text(max_size=9), max_size=3).flatmap(
+    lambda text: st.dictionaries(st.text("xyz", max_size=5).map(lambda key: key + "-bin"), st.binary(max_size=9)).map(
+        lambda binary: {**text, **binary}
+    )
+)
+items = st.builds(Item, ids, st.integers(0, 2**62), st.text(max_size=12), pairs, metadata)
+results = st.builds(Result, ids, st.sampled_from([int(one) for one in Outcome]), st.binary(max_size=60), metadata)
+frames = st.lists(st.tuples(st.sampled_from(list(Kind)), ids, st.binary(max_size=200)), max_size=12)
+
+
+def one(data: bytes) -> Frame:
+    (frame,) = FrameReader().feed(data)
+    return frame
+
+
+@given(frames, st.lists(st.integers(0, 2000)))
+def test_any_split_gives_the_same_frames(said, cuts):
+    """However the bytes are cut, the same frames come out, in order."""
+    stream = b"".join(wire.frame(*one) for one in said)
+    edges = sorted({0, len(stream), *(cut for cut in cuts if cut <= len(stream))})
+    reader = FrameReader()
+    heard = [frame for start, end in pairwise(edges) for frame in reader.feed(stream[start:end])]
+
+    assert said == heard
+
+
+@given(ids, st.lists(items, max_size=5))
+def test_batch_reads_back(id, batch):
+    """What is packed into a BATCH reads back."""
+    frame = one(wire.batch(id, batch))
+
+    assert (Kind.BATCH, id, batch) == (frame.kind, frame.id, wire.read_batch(frame.payload))
+
+
+@given(items)
+def test_open_reads_back(item):
+    """What is packed into an OPEN reads back, and its id is the item's."""
+    frame = one(wire.open_stream(item))
+
+    assert (Kind.OPEN, item.id, item) == (frame.kind, frame.id, wire.read_open(frame.payload))
+
+
+@given(ids, st.lists(results, max_size=5))
+def test_result_reads_back(id, batch):
+    """What is packed into a RESULT reads back."""
+    frame = one(wire.result(id, batch))
+
+    assert (Kind.RESULT, id, batch) == (frame.kind, frame.id, wire.read_result(frame.payload))
+
+
+@given(ids, metadata, st.sampled_from(Outcome), st.text(max_size=20), st.text(max_size=20))
+def test_endings_read_back(id, trailers, outcome, first, text):
+    """What is packed into a DONE or an ERROR reads back."""
+    done = one(wire.done(id, trailers))
+    error = one(wire.error(id, outcome, wire.error_data(first, text)))
+    said, data = wire.read_error(error.payload)
+
+    assert (id, trailers) == (done.id, wire.read_done(done.payload))
+    assert (id, outcome, (first, text)) == (error.id, said, wire.read_error_data(data))
+
+
+@given(ids, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.floats(0, 1e9))
+def test_small_ones_read_back(id, chunks, size, seconds):
+    """What is packed into a CREDIT, a PONG or a note reads back."""
+    credit = one(wire.credit(id, chunks, size))
+    content = {"text": "é\ud800", "list": [1, None], "number": seconds}
+
+    assert (id, (chunks, size)) == (credit.id, wire.read_credit(credit.payload))
+    assert seconds == wire.read_pong(one(wire.pong(seconds)).payload)
+    assert content == wire.read_note(one(wire.note(Kind.LOG, content)).payload)
+
+
+@given(items)
+def test_size_is_never_underestimated(item):
+    """`size_of` is at least what the item takes once packed."""
+    assert wire.size_of(item) >= len(wire.open_stream(item)) - wire.HEADER_BYTES
+
+
+def test_many_and_long_keys():
+    """A client may send 70,000 inputs, and a key of 70,000 letters: neither is the server's problem."""
+    many = Item(1, 0, "r", {str(n): b"" for n in range(70_000)} | {"k" * 70_000: b"v"}, {})
+    trailers = {f"t{n}": "v" for n in range(300)}
+
+    assert [many] == wire.read_batch(one(wire.batch(1, [many])).payload)
+    assert [Result(1, 0, b"", trailers)] == wire.read_result(one(wire.result(1, [Result(1, 0, b"", trailers)])).payload)
+
+
+@given(st.integers(0, 255).filter(lambda kind: kind not in set(Kind)), ids)
+def test_unknown_kind(kind, id):
+    """A kind that nobody knows is WireError, as soon as its header is there."""
+    with pytest.raises(WireError, match="unknown"):
+        FrameReader().feed(struct.pack("<BQI", kind, id, 0))
+
+
+@given(st.integers(wire.MAX_FRAME_BYTES + 1, 2**32 - 1))
+def test_oversize(length):
+    """A frame above the limit is WireError before any of it is kept."""
+    with pytest.raises(WireError, match="limit"):
+        FrameReader().feed(struct.pack("<BQI", Kind.CHUNK, 1, length))
+
+
+READERS = [
+    wire.read_batch,
+    wire.read_open,
+    wire.read_result,
+    wire.read_done,
+    wire.read_error,
+    wire.read_error_data,
+    wire.read_note,
+    wire.read_credit,
+    wire.read_pong,
+]
+
+
+@pytest.mark.parametrize("read", READERS)
+@given(payload=st.binary(max_size=80))
+def test_garbage_is_wire_error_and_nothing_else(read, payload):
+    """Whatever a payload holds, a reader gives something or raises WireError: a worker cannot hurt the server."""
+    try:
+        read(payload)
+    except WireError:
+        pass
+
+
+@given(ids, st.lists(results, min_size=1, max_size=4), st.data())
+def test_a_cut_result_is_wire_error(id, batch, data):
+    """A RESULT that is shorter or longer than its lengths say is WireError, never a shorter answer."""
+    payload = one(wire.result(id, batch)).payload
+    cut = data.draw(st.integers(0, len(payload) - 1))
+    with pytest.raises(WireError):
+        wire.read_result(payload[:cut])
+    with pytest.raises(WireError):
+        wire.read_result(payload + b"\0")
