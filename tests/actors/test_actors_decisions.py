@@ -1,5 +1,7 @@
 """The two pure decisions: who goes into a batch, and what happens when a child ends."""
 
+# expected == actual
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,8 +56,8 @@ def test_decide(given_, expected):
     batch_size=st.integers(1, 40),
     max_delay_s=st.floats(0, 100),
 )
-def test_decide_keeps_its_rules(now, waiting, age, in_hand, others_idle, batch_size, max_delay_s):
-    """Never above batch_size or what waits; a prefetch is full, single, and never while another is idle; no past alarm."""
+def test_decide_keeps_its_rules(*, now, waiting, age, in_hand, others_idle, batch_size, max_delay_s):
+    """Never above batch_size or what waits; a prefetch is full, single, never while another is idle; no past alarm."""
     arrival = now - age
     decision = batching.decide(
         now=now,

@@ -1,5 +1,7 @@
 """Reply and ReplyStream: ended once, awaited by any number, abandoned without a trace."""
 
+# ruff: noqa: SIM300  # expected == actual
+
 import pytest
 import trio
 

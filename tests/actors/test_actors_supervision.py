@@ -1,5 +1,7 @@
 """Restarts, hangs, drain and kill, in virtual time with scripted workers."""
 
+# ruff: noqa: SIM300  # expected == actual
+
 import pytest
 import trio
 from universe import spec, universe, until
@@ -271,7 +273,7 @@ async def test_streams_fail_with_their_worker(autojump_clock):
     async with universe(Halfway) as u:
         await u.spawn()
         heard = []
-        with pytest.raises(ActorCrashed):
+        with pytest.raises(ActorCrashed):  # noqa: PT012  # what was heard before counts
             async for chunk in u.stream(2):
                 heard.append(chunk)  # noqa: PERF401  # what came before the error counts
         assert [b"a"] == heard
@@ -496,7 +498,7 @@ async def test_grace_cuts_the_drain(autojump_clock):
             with pytest.raises(Draining):
                 with trio.fail_after(0):
                     await reply.wait()
-        with pytest.raises(Draining):
+        with pytest.raises(Draining):  # noqa: PT012  # after what came before
             while True:
                 await stream.receive()
         assert -9 == u.made[0].process.status

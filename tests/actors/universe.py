@@ -1,5 +1,7 @@
 """A supervisor with scripted workers and nothing above it: what the tests of actors run in, in virtual time."""
 
+# ruff: noqa: SIM300, ASYNC109  # expected == actual; a call's timeout
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
