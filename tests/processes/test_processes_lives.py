@@ -14,9 +14,7 @@ from actorserve import testing
 from actorserve.testing import descendants, is_alive
 
 ECHO = {"models": {"echo": {"handler": "actorserve.handlers.echo:Echo"}}}
-TOOL = (
-    f'[models.tool]\nhandler = "handlers_for_tests:Tool"\nsource = "{HERE}"\nworkers = {{ min = 2 }}\nbatch_size = 1\n'
-)
+TOOL = f'[models.tool]\nhandler = "handlers_for_tests:Tool"\nsource = "{HERE}"\nworkers = {{ min = 2 }}\n'
 ONE_MORE_THREAD = """
 import sys, threading, time
 if any("forkserver_main" in argument for argument in sys.orig_argv):
