@@ -15,19 +15,29 @@ Rules
 4. A frame on an idle stream is PROTOCOL_ERROR of the connection. On a closed one it is ignored if we reset that stream,
    STREAM_CLOSED of the stream if the peer did, STREAM_CLOSED of the connection otherwise (§5.1).
 5. Push is neither offered nor taken: PUSH_PROMISE is PROTOCOL_ERROR (§8.4); PRIORITY is ignored (§5.3.2).
+6. `receive` is told the time (any clock, in seconds) and how many frames it may take: one large read of small frames
+   must not hold the loop. `more` says that whole frames are left: call again, with nothing.
+7. What costs us work and helps nobody is counted (patience.py); above the bound: ENHANCE_YOUR_CALM (§10.5).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from actorserve.services.transport import frames as f
-from actorserve.services.transport import hpack
+from actorserve.services.transport import hpack, patience
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.frames import ConnectionFault, StreamFault
 from actorserve.services.transport.state import Settings, State
 
 __all__ = ["Connection", "Settings"]
+
+UNBOUNDED = -1
+KNOWN_MAX = 16  # header blocks that a connection remembers
+KNOWN_SIZE = 1024  # and how long they may be
+
+Known = tuple[hpack.Fields, hpack.Pairs]
 
 
 class Connection(State):
@@ -41,8 +51,12 @@ class Connection(State):
         self.broken = False
         self.goaway_received = False
         self.settings_seen = False
+        self.more = False  # whole frames may be left for the next call
+        self.unfinished_since: float | None = None  # when a frame began that is not whole yet
+        self.block_since: float | None = None  # when a header block began that is not whole yet
+        self._counters = patience.Counters(settings.patience, settings.min_ping_interval_s)
+        self._known: dict[tuple[bytes, bool], Known] = {}  # hpack.py, rule 4
         self._decode = hpack.decoder(settings.max_header_list, hpack_library)
-        self._pseudo = hpack.RESPONSE_PSEUDO if client else hpack.REQUEST_PSEUDO
         self._buffer = bytearray()
         self._preface_left = b"" if client else f.PREFACE
         self._block = bytearray()  # a header block in parts
@@ -60,21 +74,38 @@ class Connection(State):
             self._on_goaway,
             self._on_window_update,
             self._on_continuation,
+            self._on_unknown,
         )
 
-    def receive(self, data: bytes) -> list[s.Event]:
-        """Take what was read; give what happened (rule 1)."""
+    def receive(self, data: bytes, now: float | None = None, frames: int = UNBOUNDED) -> list[s.Event]:
+        """Take what was read; give what happened (rules 0 and 1). Without `now` every call counts anew."""
         events: list[s.Event] = []
-        if not self.broken:
-            try:
-                self._parse(data, events)
-            except ConnectionFault as fault:
-                self._break(fault, events)
+        if self.broken:
+            self.more = False
+            return events
+        if now is not None:
+            self._now = now
+        if self._counters.tick(now):
+            self.tiny = 0
+        try:
+            self._parse(data, events, frames)
+        except ConnectionFault as fault:
+            self._break(fault, events)
+        return events
+
+    def stall(self, stream: s.Stream) -> list[s.Event]:
+        """The driver found that the peer holds this stream up: reset it, and count that."""
+        events: list[s.Event] = []
+        try:
+            self._fault(StreamFault(stream.id, f.ENHANCE_YOUR_CALM, "no progress"), events)
+        except ConnectionFault as fault:
+            self._break(fault, events)
         return events
 
     # --- bytes -> frames -------------------------------------------------------------------
 
-    def _parse(self, data: bytes, events: list[s.Event]) -> None:
+    def _parse(self, data: bytes, events: list[s.Event], frames: int) -> None:
+        self.more = False
         if self._buffer:
             self._buffer += data
             data = bytes(self._buffer)
@@ -90,19 +121,34 @@ class Connection(State):
             stop = offset + f.HEADER_SIZE + size
             if stop > end:
                 break
+            if not frames:
+                self.more = True
+                break
+            frames -= 1
             payload = data[offset + f.HEADER_SIZE : stop]
             offset = stop
-            if self._block_id and kind != f.CONTINUATION:
-                raise ConnectionFault(f.PROTOCOL_ERROR, "a header block is interrupted")
-            if not self.settings_seen and kind != f.SETTINGS:
-                raise ConnectionFault(f.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            if kind < 10:
-                try:
-                    self._on[kind](flags, stream_id & f.MAX_STREAM_ID, payload, events)
-                except StreamFault as fault:
-                    self._fault(fault, events)
-        if offset < end:
-            self._buffer += data[offset:]
+            if self._block_id or not self.settings_seen:
+                self._check_order(kind)
+            try:
+                self._on[min(kind, f.CONTINUATION + 1)](flags, stream_id & f.MAX_STREAM_ID, payload, events)
+            except StreamFault as fault:
+                self._fault(fault, events)
+        self._keep(data, offset)
+
+    def _keep(self, data: bytes, offset: int) -> None:
+        """Keep what is not a whole frame yet, or one too many for this call."""
+        if offset == len(data):
+            self.unfinished_since = None
+            return
+        self._buffer += data[offset:]
+        if offset or self.unfinished_since is None:
+            self.unfinished_since = self._now
+
+    def _check_order(self, kind: int) -> None:
+        if self._block_id and kind != f.CONTINUATION:
+            raise ConnectionFault(f.PROTOCOL_ERROR, "a header block is interrupted")
+        if not self.settings_seen and kind != f.SETTINGS:
+            raise ConnectionFault(f.PROTOCOL_ERROR, "the first frame is not SETTINGS")
 
     def _skip_preface(self, data: bytes) -> int:
         left = self._preface_left
@@ -114,15 +160,26 @@ class Connection(State):
 
     def _break(self, fault: ConnectionFault, events: list[s.Event]) -> None:
         self.broken = True
+        self.more = False
+        self._buffer.clear()
+        self._block.clear()
         self.goaway(fault.code, text=fault.text)
         events.append(s.ConnectionBroken(fault.code, fault.text))
 
     def _fault(self, fault: StreamFault, events: list[s.Event]) -> None:
-        self._emit_control(f.encode_rst_stream(fault.stream_id, fault.code))
         stream = self.streams.get(fault.stream_id)
         if stream is not None:
             self._close(stream, fault.code, by_us=True)
             events.append(s.StreamReset(stream, by_peer=False))
+        self._emit_control(f.encode_rst_stream(fault.stream_id, fault.code))
+        self._counters.count(patience.FAULTS)
+
+    def _idle_frame(self) -> None:
+        """Count a frame without effect."""
+        if self.productive:
+            self.productive = False
+            self._counters.forgive()
+        self._counters.count(patience.IDLE)
 
     # --- frames of a stream ------------------------------------------------------------------
 
@@ -132,7 +189,7 @@ class Connection(State):
         stream = self.streams.get(stream_id)
         if stream is None or stream.state == s.HALF_REMOTE:
             self._discard(size)
-            self._not_open(stream, stream_id, "DATA")
+            self._not_open(stream, stream_id, "DATA" if size else "empty DATA")
             return
         if flags & f.PADDED:
             payload = f.strip(flags & f.PADDED, payload)
@@ -141,15 +198,21 @@ class Connection(State):
         if window.available < 0:
             self._discard(size)
             raise StreamFault(stream_id, f.FLOW_CONTROL_ERROR, "more DATA than the stream's window")
+        if self.client and not stream.fields:
+            self._discard(size)
+            raise StreamFault(stream_id, f.PROTOCOL_ERROR, "DATA before the answer's headers")
+        stream.received += size
         stream.unread += size
         if size > len(payload):
             self.consumed(stream, size - len(payload))
         if stream.expected >= 0:
             stream.count(len(payload))
         if payload:
-            stream.inbox.append(payload)
+            stream.put(payload)
         if flags & f.END_STREAM:
             self._end_received(stream)
+        elif not payload:
+            self._idle_frame()
         events.append(s.DataReceived(stream))
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes, events: list[s.Event]) -> None:
@@ -162,6 +225,7 @@ class Connection(State):
         else:
             self._block += payload
             self._block_id, self._block_flags, self._block_parts = stream_id, flags, 1
+            self.block_since = self._now
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes, events: list[s.Event]) -> None:
         if not self._block_id or stream_id != self._block_id:
@@ -175,33 +239,52 @@ class Connection(State):
             block = bytes(self._block)
             self._block.clear()
             self._block_id = 0
+            self.block_since = None
             self._headers_done(self._block_flags, stream_id, block, events)
 
     def _headers_done(self, flags: int, stream_id: int, block: bytes, events: list[s.Event]) -> None:
         stream = self.streams.get(stream_id)
-        decoded = self._decode(block)
-        if stream is None and (self.client or stream_id <= self._highest or not stream_id & 1):
-            self._not_open(None, stream_id, "HEADERS")
-            return
+        first = stream is None or not stream.fields
+        known, decoded, pure = self._decoded(block, first=first)
         if stream is None:
+            if self.client or stream_id <= self._highest or not stream_id & 1:
+                self._not_open(None, stream_id, "HEADERS")
+                return
             stream = self._admit(stream_id)
             if stream is None:
                 return
         elif stream.state == s.HALF_REMOTE:
             self._not_open(stream, stream_id, "HEADERS")
-        first = not stream.fields
         try:
-            fields, metadata = hpack.split(
-                decoded, self._pseudo if first else hpack.NO_PSEUDO, self.settings.max_header_list
-            )
-            if first and not self.client:
-                hpack.check_request(fields)
+            fields, metadata = known or self._split(decoded, first=first)
+            if first and self.client and hpack.check_answer(fields, end=bool(flags & f.END_STREAM)):
+                self._idle_frame()
+                return
         except hpack.Malformed as error:
             raise StreamFault(stream_id, f.PROTOCOL_ERROR, str(error)) from error
         except hpack.ListTooLarge as error:
             self._too_large(stream, flags, events, error)
             return
+        if known is None and pure:
+            self._known[block, first] = fields, metadata
         self._take_fields(stream, fields, metadata, flags, events)
+
+    def _decoded(self, block: bytes, *, first: bool) -> tuple[Known | None, Sequence[Any], bool]:
+        """Give what is known of a block (hpack.py, rule 4), or its fields and whether they may be remembered."""
+        known = self._known.get((block, first))
+        if known is not None:
+            return known, (), True
+        pure = hpack.walk(block)
+        if not pure or len(self._known) >= KNOWN_MAX:
+            self._known.clear()
+        return None, self._decode(block), pure and len(block) <= KNOWN_SIZE
+
+    def _split(self, decoded: Sequence[Any], *, first: bool) -> tuple[hpack.Fields, hpack.Pairs]:
+        pseudo = hpack.NO_PSEUDO if not first else hpack.RESPONSE_PSEUDO if self.client else hpack.REQUEST_PSEUDO
+        fields, metadata = hpack.split(decoded, pseudo, self.settings.max_header_list, ascii_only=not self.client)
+        if first and not self.client:
+            hpack.check_request(fields)
+        return fields, metadata
 
     def _take_fields(
         self, stream: s.Stream, fields: hpack.Fields, metadata: hpack.Pairs, flags: int, events: list[s.Event]
@@ -209,10 +292,6 @@ class Connection(State):
         end = flags & f.END_STREAM
         event: s.StreamEvent
         if not stream.fields:
-            if self.client and (status := fields.get(b":status", b"")) and status[:1] == b"1" and not end:
-                return  # an interim answer (§8.1)
-            if self.client and b":status" not in fields:
-                raise StreamFault(stream.id, f.PROTOCOL_ERROR, "an answer without :status")
             stream.fields, stream.metadata = fields, metadata
             event = s.ResponseReceived(stream) if self.client else s.RequestReceived(stream)
             length = fields.get(b"content-length")
@@ -232,10 +311,11 @@ class Connection(State):
     def _admit(self, stream_id: int) -> s.Stream | None:
         """Server: open the peer's stream, or refuse it (rule 3)."""
         self._highest = stream_id
-        refused = self.goaway_sent is not None or len(self.streams) >= self.settings.max_concurrent_streams
-        if refused:
+        full = len(self.streams) >= self.settings.max_concurrent_streams
+        if full or self.goaway_sent is not None:
             self._remember(stream_id, by_us=True)
             self._emit_control(f.encode_rst_stream(stream_id, f.REFUSED_STREAM))
+            self._counters.count(patience.RESETS)
             return None
         return self._new_stream(stream_id)
 
@@ -252,12 +332,18 @@ class Connection(State):
         stream = self.streams.get(stream_id)
         if stream is None:
             self._check_not_idle(stream_id, "RST_STREAM")
+            self._idle_frame()
             return
+        quick = not (self.client or stream.answered) and self._now - stream.opened_at < patience.QUICK_S
         self._close(stream, code, by_us=False)
         events.append(s.StreamReset(stream, by_peer=True))
+        if quick:
+            self._counters.count(patience.RESETS)
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes, events: list[s.Event]) -> None:
         increment = f.decode_long(payload, "WINDOW_UPDATE") & f.MAX_WINDOW
+        self._idle_frame()
+        self._counters.check_tiny(self.tiny)
         if not stream_id:
             if not increment:
                 raise ConnectionFault(f.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
@@ -279,7 +365,11 @@ class Connection(State):
         if not stream_id:
             raise ConnectionFault(f.PROTOCOL_ERROR, "PRIORITY on stream 0")
         if len(payload) != 5:
-            raise ConnectionFault(f.FRAME_SIZE_ERROR, "PRIORITY is not 5 octets long")
+            fault = "PRIORITY is not 5 octets long"
+            if stream_id in self.streams:
+                raise StreamFault(stream_id, f.FRAME_SIZE_ERROR, fault)
+            raise ConnectionFault(f.FRAME_SIZE_ERROR, fault)  # a stream that is idle or closed cannot be reset
+        self._idle_frame()
 
     # --- frames of the connection ------------------------------------------------------------
 
@@ -292,12 +382,17 @@ class Connection(State):
             if not self.settings_seen:
                 raise ConnectionFault(f.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._settings_took_effect()
+            self._idle_frame()
             return
         self.settings_seen = True
-        for key, value in f.decode_settings(payload):
+        self._counters.count(patience.SETTINGS)
+        for key, value in dict(f.decode_settings(payload)).items():  # the last of each counts (§6.5.3)
             self._apply(key, value)
         self._emit_control(f.SETTINGS_ACK)
         events.append(s.SettingsReceived())
+
+    def _on_unknown(self, flags: int, stream_id: int, payload: bytes, events: list[s.Event]) -> None:
+        self._idle_frame()
 
     def _on_push_promise(self, flags: int, stream_id: int, payload: bytes, events: list[s.Event]) -> None:
         raise ConnectionFault(f.PROTOCOL_ERROR, "PUSH_PROMISE is not allowed")
@@ -308,15 +403,22 @@ class Connection(State):
         if len(payload) != 8:
             raise ConnectionFault(f.FRAME_SIZE_ERROR, "PING is not 8 octets long")
         if flags & f.ACK:
+            self._idle_frame()
             events.append(s.PingAcknowledged(payload))
-        else:
-            self._emit_control(f.encode(f.PING, f.ACK, 0, payload))
+            return
+        if self.productive:
+            self.productive = False
+            self._counters.forgive()
+        if not self.client:
+            self._counters.ping(self._now)
+        self._emit_control(f.encode(f.PING, f.ACK, 0, payload))
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes, events: list[s.Event]) -> None:
         if stream_id:
             raise ConnectionFault(f.PROTOCOL_ERROR, "GOAWAY on a stream")
         if len(payload) < 8:
             raise ConnectionFault(f.FRAME_SIZE_ERROR, "GOAWAY is shorter than 8 octets")
+        self._idle_frame()
         last, code = f.TWO_LONGS.unpack_from(payload)
         self.goaway_received = True
         events.append(s.GoawayReceived(last & f.MAX_STREAM_ID, code, payload[8:].decode(errors="replace")))
@@ -337,3 +439,5 @@ class Connection(State):
             raise ConnectionFault(f.STREAM_CLOSED, f"{name} on closed stream {stream_id}")
         if not by_us:
             raise StreamFault(stream_id, f.STREAM_CLOSED, f"{name} after RST_STREAM")
+        if name != "DATA":  # of which a window may be on its way
+            self._idle_frame()

@@ -128,8 +128,10 @@ def strip(flags: int, payload: bytes) -> bytes:
         start, end = 1, end - payload[0]
     if flags & HAS_PRIORITY:
         start += 5
+        if start > len(payload):
+            raise ConnectionFault(FRAME_SIZE_ERROR, "no room for the priority fields")
     if start > end:
-        raise ConnectionFault(PROTOCOL_ERROR, "padding or priority is longer than the frame")
+        raise ConnectionFault(PROTOCOL_ERROR, "padding is longer than the frame")
     return payload[start:end]
 
 

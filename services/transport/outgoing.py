@@ -10,7 +10,8 @@ Rules
    its own window is parked until it opens; one blocked by the connection's window waits in `_starved`.
 3. A stream that has nothing queued may write straight into the buffer, while that is below the budget and the windows
    allow: the usual unary answer costs one append.
-4. Frames that answer the peer's own frames (PING, SETTINGS, RST_STREAM) cannot wait for windows; more than
+4. What waits on all streams is counted in `buffered`: a stream that would take it above the bound is reset.
+5. Frames that answer the peer's own frames (PING, SETTINGS, RST_STREAM) cannot wait for windows; more than
    CONTROL_LIMIT octets of them between two writes mean a peer that floods and does not read: ENHANCE_YOUR_CALM (§10.5).
 """
 
@@ -35,12 +36,17 @@ from actorserve.services.transport.streams import AFTER_SENT_END, CLOSED, Stream
 
 WRITE_BUDGET = 131_072
 CONTROL_LIMIT = 65_536
+PURGE_ABOVE = 4096
+TINY = 64  # a DATA frame that a window made smaller than this is counted (patience.py)
 
 
 class Outgoing:
     """What a connection has to send. `Connection` adds the receiving half."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_buffered: int) -> None:
+        self.buffered = 0  # octets that wait on all streams, sent or received
+        self.productive = False  # something of a stream was sent since this was last cleared
+        self.tiny = 0  # DATA frames that a window made tiny
         self.send_window = DEFAULT_WINDOW
         self.peer_initial_window = DEFAULT_WINDOW
         self.peer_max_frame = DEFAULT_MAX_FRAME
@@ -48,7 +54,8 @@ class Outgoing:
         self._out = bytearray()
         self._control = 0
         self._sendable: deque[Stream] = deque()
-        self._starved: list[Stream] = []
+        self._starved: dict[int, Stream] = {}
+        self._max_buffered = max_buffered
         self._table_zeroed = False
 
     @property
@@ -85,9 +92,8 @@ class Outgoing:
         if not (stream.queued or end) and self._fits(stream, len(data)):
             self._emit_data(stream, data, 0)
             return
-        stream.pending += data
         stream.end_after_pending = end
-        self._queue(stream)
+        self._add_pending(stream, data)
 
     def send_trailers(self, stream: Stream, block: bytes) -> None:
         """Queue the last header block of a stream."""
@@ -100,10 +106,10 @@ class Outgoing:
         size = len(data)
         if stream.queued or not self._fits(stream, size) or not self._table_zeroed:
             stream.head, stream.tail = head, tail
-            stream.pending += data
-            self._queue(stream)
+            self._add_pending(stream, data)
             return
         pack, stream_id = HEADER.pack, stream.id
+        self.productive = True
         stream.send_window -= size
         self.send_window -= size
         self._out += b"".join(
@@ -130,6 +136,17 @@ class Outgoing:
             and len(self._out) < WRITE_BUDGET
         )
 
+    def _add_pending(self, stream: Stream, data: bytes) -> None:
+        self.buffered += len(data)
+        stream.pending += data
+        self._queue(stream)
+        if self.buffered > self._max_buffered and stream.pending:  # rule 4
+            self.reset(stream, ENHANCE_YOUR_CALM)
+
+    def reset(self, stream: Stream, code: int) -> None:
+        """End a stream now."""
+        raise NotImplementedError
+
     def _queue(self, stream: Stream) -> None:
         if stream.queued:
             return
@@ -150,13 +167,15 @@ class Outgoing:
         if pending:
             size = min(len(pending), self.peer_max_frame, stream.send_window, self.send_window)
             if size <= 0:
-                if stream.send_window > 0:
-                    self._starved.append(stream)
-                return  # parked: WINDOW_UPDATE or SETTINGS will queue it again
+                self._park(stream)
+                return
             last = stream.end_after_pending and size == len(pending)
             self._emit_data(stream, pending[:size], END_STREAM if last else 0)
             del pending[:size]
+            stream.sent += size
+            self.buffered -= size
             if pending:
+                self.tiny += size < TINY
                 self.relieved.append(stream)
                 self._sendable.append(stream)
                 return
@@ -171,14 +190,33 @@ class Outgoing:
             stream.tail = None
             self._end_sent(stream)
 
+    def _park(self, stream: Stream) -> None:
+        """WINDOW_UPDATE or SETTINGS will queue it again."""
+        if stream.send_window > 0:
+            self._starved[stream.id] = stream
+        else:
+            stream.parked = True
+
     def _window_opened(self, stream: Stream) -> None:
         """Queue a parked stream again."""
-        if stream.queued and stream.pending and stream not in self._sendable and stream not in self._starved:
+        if stream.parked and stream.send_window > 0:
+            stream.parked = False
             self._sendable.append(stream)
 
     def _connection_window_opened(self) -> None:
-        self._sendable.extend(self._starved)
-        self._starved.clear()
+        if self.send_window > 0:
+            self._sendable.extend(self._starved.values())
+            self._starved.clear()
+
+    def _unqueue(self, stream: Stream) -> None:
+        """Drop what a closed stream still had to send."""
+        stream.head = stream.tail = None
+        self.buffered -= len(stream.pending)
+        stream.pending.clear()
+        stream.queued = stream.parked = stream.end_after_pending = False
+        self._starved.pop(stream.id, None)
+        if len(self._sendable) > PURGE_ABOVE:  # a peer that resets streams and never reads
+            self._sendable = deque(one for one in self._sendable if one.state != CLOSED)
 
     # --- frames ------------------------------------------------------------------------------
 
@@ -186,10 +224,12 @@ class Outgoing:
         if not self._table_zeroed:
             self._table_zeroed = True
             block = TABLE_SIZE_ZERO + block
+        self.productive = stream.answered = True
         self._out += encode_headers(stream.id, block, self.peer_max_frame, end=end)
 
     def _emit_data(self, stream: Stream, data: bytes | bytearray, flags: int) -> None:
         size = len(data)
+        self.productive = True
         stream.send_window -= size
         self.send_window -= size
         self._out += HEADER.pack(size >> 8, size & 0xFF, DATA, flags, stream.id)

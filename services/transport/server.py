@@ -6,13 +6,17 @@ What must not: anything of one connection (server_connection.py) or one call (se
 Rules
 1. A service is anything with `__mapping__()`: path -> grpclib.const.Handler.
 2. A connection's faults and bugs end that connection, never the server.
-3. `drain` is synchronous: it says GOAWAY everywhere and stops accepting; `serve` returns when the last call has ended.
+3. Beyond max_connections one that is idle makes room, those first that never made a call; where the first few looked
+   at all have calls, the new one gets GOAWAY. Clients go elsewhere at once instead of waiting in the kernel's queue.
+4. `drain` is synchronous: it says GOAWAY everywhere and stops accepting; `serve` returns when the last call has ended.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import structlog
@@ -20,10 +24,15 @@ import trio
 from grpclib.const import Handler
 from grpclib.exceptions import GRPCError
 
-from actorserve.services.transport.server_connection import CallRecord, Limits, OnEnd, ServerConnection, Translate
+from actorserve.services.transport import frames
+from actorserve.services.transport.connection import Connection
+from actorserve.services.transport.limits import Limits
+from actorserve.services.transport.server_connection import CallRecord, OnEnd, ServerConnection, Translate
 from actorserve.services.transport.server_stream import ServerStream, TrioDeadline
 
 __all__ = ["CallRecord", "GrpcServer", "HasMapping", "Limits", "ServerStream", "Statistics", "TrioDeadline"]
+
+LOOK_AT = 64  # connections, when there are too many
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +52,9 @@ class Statistics:
     calls: int
     connections_total: int
     draining: bool
+    drained: int = 0  # connections that have said GOAWAY and wait for their calls
+    refused: int = 0  # connections beyond max_connections
+    closed: Mapping[str, int] = field(default_factory=dict)  # by reason: peer, fault, handshake, slow, stall, idle ...
 
 
 def _no_translation(_error: Exception) -> GRPCError | None:
@@ -66,24 +78,62 @@ class GrpcServer:
         self._limits = limits or Limits()
         self._translate = translate
         self._on_end = on_end
-        self._connections: set[ServerConnection] = set()
+        self._connections: dict[ServerConnection, None] = {}  # in the order of coming, or of having been looked at
+        self._refused = 0
+        self._lingering = 0
+        self._closed: Counter[str] = Counter()
         self._connections_total = 0
         self._accepting: set[trio.CancelScope] = set()
         self._draining = False
 
     async def serve_connection(self, stream: trio.abc.Stream, peer: str = "") -> None:
         """Serve one connection until it ends; close the stream. Raises nothing for what a peer did."""
+        limit = self._limits.max_connections
+        if limit and len(self._connections) >= limit and not self._make_room():
+            await self._turn_away(stream)
+            return
         connection = ServerConnection(stream, peer, self._handlers, self._limits, self._translate, self._on_end)
-        self._connections.add(connection)
+        self._connections[connection] = None
         self._connections_total += 1
         if self._draining:
             connection.drain()
         try:
             await connection.run()
         except Exception:  # rule 2
+            connection.reason = "bug"
             log.exception("connection failed", peer=peer)
         finally:
-            self._connections.discard(connection)
+            del self._connections[connection]
+            self._closed[connection.reason] += 1
+
+    def _make_room(self) -> bool:
+        """Drain a connection without calls, if one of the next few is (rule 3)."""
+        looked_at = list(islice(self._connections, LOOK_AT))
+        idle = [one for one in looked_at if not (one.calls or one.core.streams or one.draining)]
+        for connection in looked_at:
+            del self._connections[connection]
+            self._connections[connection] = None
+        if not idle or len(self._connections) >= self._limits.max_connections + LOOK_AT:
+            return False
+        min(idle, key=lambda one: (one.core.highest > 0, one.heard_at)).drain("room")
+        return True
+
+    async def _turn_away(self, stream: trio.abc.Stream) -> None:
+        self._refused += 1
+        core = Connection(client=False)
+        core.goaway(frames.ENHANCE_YOUR_CALM, text="too many connections")
+        try:
+            self._lingering += 1
+            with trio.move_on_after(1 if self._lingering <= LOOK_AT else 0.01):
+                await stream.send_all(core.take())
+                if isinstance(stream, trio.abc.HalfCloseableStream):
+                    await stream.send_eof()
+                    await stream.receive_some(4096)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            self._lingering -= 1
+            await trio.aclose_forcefully(stream)
 
     async def serve(
         self,
@@ -115,7 +165,7 @@ class GrpcServer:
         self._draining = True
         for scope in self._accepting:
             scope.cancel()
-        for connection in self._connections:
+        for connection in list(self._connections):
             connection.drain()
 
     def statistics(self) -> Statistics:
@@ -125,6 +175,9 @@ class GrpcServer:
             calls=sum(len(connection.calls) for connection in self._connections),
             connections_total=self._connections_total,
             draining=self._draining,
+            drained=sum(connection.draining for connection in self._connections),
+            refused=self._refused,
+            closed=dict(self._closed),
         )
 
 

@@ -2,7 +2,7 @@
 
 What lives here: the trio side of a connection: timeouts, cancellation, draining, what an exception becomes.
 What must not: bytes of HTTP/2, listeners.
-Over 300 lines with `Limits` and `CallRecord`, which the connection reads and makes.
+Over 300 lines, because the reader, the writer, the watch and the endings of calls share what little state there is.
 
 Rules
 1. All tasks live in the connection's nursery: when the connection is lost, every call on it is cancelled.
@@ -10,6 +10,7 @@ Rules
 3. A call ends once: by its trailers, by its deadline (DEADLINE_EXCEEDED), by RST_STREAM, or with the connection.
 4. Cancelled is never caught; an exception of a service method never leaves its call.
 5. What we close, we close politely: GOAWAY, then the end of the stream, then a while for the peer to read both.
+6. Frames are taken TURN at a time, and other tasks run in between: no peer holds the loop with one large read.
 """
 
 from __future__ import annotations
@@ -24,32 +25,22 @@ from grpclib.exceptions import GRPCError
 
 from actorserve.services.transport import frames, grpc
 from actorserve.services.transport import streams as s
-from actorserve.services.transport.connection import Connection, Settings
+from actorserve.services.transport.connection import Connection
+from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.server_stream import ServerStream
+from actorserve.services.transport.watch import Drain, End, Ping, Watch
 
 LINGER_S = 1.0
 READ_SIZE = 65_536
+LINGER_READS = 64
+TURN = 128
 _DRAIN_PING = b"draining"
+_KEEPALIVE_PING = b"keepaliv"
 _LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 log = structlog.get_logger(__name__)
 
 Translate = Callable[[Exception], GRPCError | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a listener. Sizes in bytes, times in seconds; 0 means no limit of time."""
-
-    max_receive_bytes: int = 6_553_500
-    max_send_bytes: int = 6_553_500
-    max_concurrent_streams: int = 256
-    request_timeout_s: float = 0.0
-    handshake_timeout_s: float = 10.0
-    stream_window: int = 262_144
-    connection_window: int = 4_194_304
-    max_header_list: int = 16_384
-    send_buffer: int = 65_536  # unsent octets of one stream above which send_message waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +70,7 @@ class ServerConnection:
         translate: Translate,
         on_end: OnEnd | None,
     ) -> None:
-        self.core = Connection(
-            client=False,
-            settings=Settings(
-                stream_window=limits.stream_window,
-                connection_window=limits.connection_window,
-                max_concurrent_streams=limits.max_concurrent_streams,
-                max_header_list=limits.max_header_list,
-            ),
-        )
+        self.core = Connection(client=False, settings=limits.settings())
         self.peer = peer
         self.max_receive_bytes = limits.max_receive_bytes
         self.max_send_bytes = limits.max_send_bytes
@@ -100,6 +83,12 @@ class ServerConnection:
         self._on_end = on_end
         self._draining = False
         self._closing = False
+        self.reason = "peer"  # who or what ended the connection, for the statistics
+        self.heard_at = trio.current_time()
+        self._reading = trio.CancelScope()
+        self._nap = trio.CancelScope()
+        self._writes = 0
+        self._writing = False
         self._idle: trio.Event | None = None  # set: the writer waits for it
         self._written = trio.Event()
         self._nursery: trio.Nursery
@@ -109,7 +98,9 @@ class ServerConnection:
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._write)
-                await self._read()
+                self._nursery.start_soon(self._watch)
+                with self._reading:
+                    await self._read()
                 self._closing = True
                 for call in self.calls:
                     call.scope.cancel()
@@ -117,7 +108,7 @@ class ServerConnection:
                 with trio.move_on_after(LINGER_S):
                     await self._written.wait()
                 self._nursery.cancel_scope.cancel()
-            if self.core.broken or self._draining:
+            if self.core.goaway_sent is not None:
                 await self._linger()
         finally:
             await trio.aclose_forcefully(self._stream)
@@ -129,10 +120,16 @@ class ServerConnection:
             self._idle = None
             idle.set()
 
-    def drain(self) -> None:
+    @property
+    def draining(self) -> bool:
+        """Whether GOAWAY was said and calls may still be open."""
+        return self._draining
+
+    def drain(self, reason: str = "drain") -> None:
         """Take no more calls; end when the present ones have ended (RFC 9113 §6.8)."""
         if not self._draining:
             self._draining = True
+            self.reason = reason
             self.core.goaway(frames.NO_ERROR, last_stream_id=frames.MAX_STREAM_ID)
             self.core.ping(_DRAIN_PING)
             self.flush()
@@ -145,7 +142,7 @@ class ServerConnection:
                 if not await self._read_once():
                     return
         if handshake.cancelled_caught:
-            self.core.goaway(frames.SETTINGS_TIMEOUT, text="no SETTINGS in time")
+            self.end(End("handshake", frames.SETTINGS_TIMEOUT, "no SETTINGS in time"))
             return
         while await self._read_once():
             pass
@@ -159,7 +156,22 @@ class ServerConnection:
             self._nursery.cancel_scope.cancel()
             return False
         core = self.core
-        for event in core.receive(bytes(data)):
+        now = self.heard_at = trio.current_time()
+        events = core.receive(bytes(data), now, TURN)
+        while True:
+            self._dispatch(events)
+            if core.wants_write:
+                self.flush()
+            if not core.more:
+                break
+            await trio.lowlevel.checkpoint()  # rule 6
+            events = core.receive(b"", now, TURN)
+        if core.block_since is not None:
+            self._nap.deadline = min(self._nap.deadline, now + self._limits.handshake_timeout_s)
+        return not core.broken
+
+    def _dispatch(self, events: list[s.Event]) -> None:
+        for event in events:
             kind = event.__class__
             if kind is s.RequestReceived:
                 self._start(event.stream)  # type: ignore[attr-defined]
@@ -169,9 +181,6 @@ class ServerConnection:
                     call.wake_reader()
             else:
                 self._handle(event)
-        if core.wants_write:
-            self.flush()
-        return not core.broken
 
     def _handle(self, event: s.Event) -> None:
         match event:
@@ -186,6 +195,7 @@ class ServerConnection:
             case s.PingAcknowledged(payload=payload) if payload == _DRAIN_PING and self._draining:
                 self.core.goaway(frames.NO_ERROR)
             case s.ConnectionBroken(code=code, text=text):
+                self.reason = "fault"
                 log.info("connection closed for a fault of the peer", peer=self.peer, code=code, text=text)
             case _:
                 pass
@@ -205,7 +215,10 @@ class ServerConnection:
                     if stream.owner is not None:
                         stream.owner.wake_writer()
                 if data:
+                    self._writing = True
                     await self._stream.send_all(data)
+                    self._writing = False
+                    self._writes += 1
             if self._draining and not self._closing:
                 if core.goaway_sent == frames.MAX_STREAM_ID:
                     core.goaway(frames.NO_ERROR)
@@ -221,10 +234,45 @@ class ServerConnection:
             with trio.move_on_after(LINGER_S):
                 try:
                     await self._stream.send_eof()
-                    while await self._stream.receive_some(READ_SIZE):
-                        pass
+                    for _ in range(LINGER_READS):
+                        if not await self._stream.receive_some(READ_SIZE):
+                            break
                 except _LOST:
                     pass
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def end(self, end: End) -> None:
+        """Say GOAWAY and close; calls in hand are cut."""
+        log.info("connection ended", peer=self.peer, code=end.code, text=end.text)
+        self.reason = end.reason
+        self.core.goaway(end.code, text=end.text)
+        self._reading.cancel()
+
+    async def _watch(self) -> None:
+        watch = Watch(self.core, self._limits, trio.current_time())
+        while True:
+            with trio.CancelScope(deadline=trio.current_time() + watch.pause) as self._nap:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            if watch.write_stalled(now, self._writes, writing=self._writing):
+                self.reason = "stall"
+                log.info("connection ended", peer=self.peer, text="the peer does not read")
+                self._nursery.cancel_scope.cancel()  # GOAWAY would not get through either
+                return
+            for stream in watch.stalled(now):
+                self._dispatch(self.core.stall(stream))
+            match watch.due(now, self.heard_at):
+                case Ping():
+                    self.core.ping(_KEEPALIVE_PING)
+                case Drain(reason=reason):
+                    self.drain(reason)
+                case End() as end:
+                    self.end(end)
+            if self.core.broken:
+                self._reading.cancel()
+            if self.core.wants_write:
+                self.flush()
 
     # --- calls ---------------------------------------------------------------------------------
 

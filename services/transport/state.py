@@ -13,36 +13,42 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actorserve.services.transport import frames as f
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.frames import ConnectionFault, StreamFault
 from actorserve.services.transport.outgoing import Outgoing
+from actorserve.services.transport.patience import Patience
 
 REMEMBERED_RESETS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What we tell the peer. Sizes in octets."""
+    """What we tell the peer, and what we bear from it (patience.py). Sizes in octets, 0 seconds: no bound."""
 
     stream_window: int = 262_144
     connection_window: int = 4_194_304
     max_concurrent_streams: int = 256
     max_header_list: int = 16_384
     max_frame: int = f.DEFAULT_MAX_FRAME
+    max_buffered: int = 268_435_456
+    min_ping_interval_s: float = 0.0
+    patience: Patience = field(default_factory=Patience)
 
 
 class State(Outgoing):
     """A connection without its parser."""
 
     def __init__(self, *, client: bool, settings: Settings) -> None:
-        super().__init__()
+        super().__init__(settings.max_buffered)
         self.client = client
         self.settings = settings
         self.streams: dict[int, s.Stream] = {}
         self.peer_max_streams = f.MAX_STREAM_ID
+        self.peer_max_header_list = f.MAX_WINDOW  # unless the peer says less
+        self.peer_max_header_list = f.MAX_WINDOW  # advisory (§6.5.2)
         self.goaway_sent: int | None = None  # last stream id told in the last GOAWAY
         self._next_id = 1
         self._highest = 0  # highest id that the peer (server) or we (client) opened
@@ -50,6 +56,7 @@ class State(Outgoing):
         self._receive_window = s.ReceiveWindow(f.DEFAULT_WINDOW, settings.connection_window)
         self._initial_receive = max(settings.stream_window, f.DEFAULT_WINDOW)
         self._settings_acked = False
+        self._now = 0.0  # as the driver said with the last octets
         self._open(settings)
 
     def _open(self, settings: Settings) -> None:
@@ -68,6 +75,11 @@ class State(Outgoing):
         if extra > 0:
             self._receive_window.available += extra
             self._out += f.encode_window_update(0, extra)
+
+    @property
+    def highest(self) -> int:
+        """The highest stream id that was opened."""
+        return self._highest
 
     # --- what the driver asks ------------------------------------------------------------
 
@@ -90,6 +102,12 @@ class State(Outgoing):
             increment = stream.receive_window.give_back(size)
             if increment:
                 self._out += f.encode_window_update(stream.id, increment)
+
+    def hold(self, stream: s.Stream, size: int) -> bool:
+        """Say how much of a message that is not whole yet is kept; False where that is too much for the connection."""
+        self.buffered += size - stream.held
+        stream.held = size
+        return self.buffered <= self._max_buffered
 
     def reset(self, stream: s.Stream, code: int) -> None:
         """End a stream now."""
@@ -126,6 +144,8 @@ class State(Outgoing):
             self.peer_max_frame = value
         elif key == f.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
+        elif key == f.MAX_HEADER_LIST_SIZE or key == f.MAX_HEADER_LIST_SIZE:
+            self.peer_max_header_list = value
         elif key == f.ENABLE_PUSH and value and self.client:
             raise ConnectionFault(f.PROTOCOL_ERROR, "a server cannot enable push")
 
@@ -143,10 +163,11 @@ class State(Outgoing):
     def _new_stream(self, stream_id: int) -> s.Stream:
         window = s.ReceiveWindow(self._initial_receive, self.settings.stream_window)
         stream = self.streams[stream_id] = s.Stream(stream_id, self.peer_initial_window, window)
+        stream.opened_at = self._now
         return stream
 
     def _end_received(self, stream: s.Stream) -> None:
-        if stream.expected > 0 and stream.inbox:
+        if stream.expected > 0:
             raise StreamFault(stream.id, f.PROTOCOL_ERROR, "less DATA than content-length")
         stream.state = s.AFTER_RECEIVED_END[stream.state]
         if stream.state == s.CLOSED:
@@ -164,9 +185,7 @@ class State(Outgoing):
     def _close(self, stream: s.Stream, code: int, *, by_us: bool) -> None:
         stream.state = s.CLOSED
         stream.reset_code = code
-        stream.head = stream.tail = None
-        stream.pending.clear()
-        stream.queued = stream.end_after_pending = False
+        self._unqueue(stream)
         self.streams.pop(stream.id, None)
         self._remember(stream.id, by_us=by_us)
         if not self.client:
@@ -175,6 +194,8 @@ class State(Outgoing):
     def _abandon(self, stream: s.Stream) -> None:
         """Give back what nobody will read (rule 5)."""
         stream.inbox.clear()
+        if stream.held:
+            self.hold(stream, 0)
         if stream.unread:
             self._discard(stream.unread)
             stream.unread = 0

@@ -32,6 +32,7 @@ from actorserve.services.transport.hpack import Fields, Pairs
 OPEN, HALF_REMOTE, HALF_LOCAL, CLOSED = range(4)
 AFTER_RECEIVED_END = (HALF_REMOTE, HALF_REMOTE, CLOSED, CLOSED)
 AFTER_SENT_END = (HALF_LOCAL, CLOSED, HALF_LOCAL, CLOSED)
+MAX_CHUNKS = 512
 _ENDED = frozenset({HALF_REMOTE, CLOSED})
 
 
@@ -60,19 +61,25 @@ class Stream:
     """One HTTP/2 stream. Only the connection changes it; `owner` is the driver's."""
 
     __slots__ = (
+        "answered",
         "end_after_pending",
         "expected",
         "fields",
         "head",
+        "held",
         "id",
         "inbox",
         "metadata",
+        "opened_at",
         "owner",
+        "parked",
         "pending",
         "queued",
         "receive_window",
+        "received",
         "reset_code",
         "send_window",
+        "sent",
         "state",
         "tail",
         "trailer_fields",
@@ -97,6 +104,12 @@ class Stream:
         self.tail: bytes | None = None
         self.end_after_pending = False
         self.queued = False  # something waits to be sent
+        self.parked = False  # and its own window is what it waits for
+        self.sent = 0  # octets of DATA that left after having waited
+        self.received = 0  # octets of DATA
+        self.held = 0  # octets of a message that is not whole yet, as the driver says
+        self.answered = False  # response headers have left
+        self.opened_at = 0.0
         self.reset_code: int | None = None
         self.owner: Any = None
 
@@ -110,6 +123,14 @@ class Stream:
         self.expected -= size
         if self.expected < 0:
             raise StreamFault(self.id, 1, "more DATA than content-length")
+
+    def put(self, chunk: bytes) -> None:
+        """Add DATA to the inbox; many small chunks become one, or they would cost many times their octets."""
+        self.inbox.append(chunk)
+        if len(self.inbox) > MAX_CHUNKS:
+            whole = b"".join(self.inbox)
+            self.inbox.clear()
+            self.inbox.append(whole)
 
     def widen(self, increment: int) -> None:
         """Add to the send window (rule 2); `increment` is negative when SETTINGS shrink it."""
