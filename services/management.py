@@ -91,6 +91,9 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         request = await _read(stream)
         least = request.min_worker if request.min_worker > 0 else 1
         most = request.max_worker if request.max_worker > 0 else least
+        for field in ("min_worker", "max_worker"):
+            if getattr(request, field) > config.MOST_WORKERS:
+                raise BadInput(field, f"{getattr(request, field)} is wrong: it must be at most {config.MOST_WORKERS}")
         if most < least:
             raise BadInput("max_worker", "max_worker cannot be less than min_worker.")
         name, version = _named(request.model_name), request.model_version

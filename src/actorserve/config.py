@@ -35,6 +35,7 @@ DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "inference": {"address": "127.0.0.1:7070", "services": ["inference"]},
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
 }
+MOST_WORKERS = 1024
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
 
 
@@ -138,8 +139,12 @@ class Listener(_Table):
 class Workers(_Table):
     """How many workers a model has."""
 
-    min: int = Field(default=1, ge=0, le=1024, description="Workers started. 0: none until ScaleWorker asks for some.")
-    max: int | None = Field(default=None, ge=0, le=1024, description="Same as `min`: nothing scales by itself yet.")
+    min: int = Field(
+        default=1, ge=0, le=MOST_WORKERS, description="Workers started. 0: none until ScaleWorker asks for some."
+    )
+    max: int | None = Field(
+        default=None, ge=0, le=MOST_WORKERS, description="Same as `min`: nothing scales by itself yet."
+    )
 
     @model_validator(mode="after")
     def _do_not_scale(self) -> Workers:
