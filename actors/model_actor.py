@@ -256,9 +256,6 @@ class Incarnation:
         """Log what the handler logged, as many lines a second as it may print."""
         if not self._log_limit.allows(trio.current_time()):
             return
-        dropped = self._log_limit.take_dropped()
-        if dropped:
-            self._log.warning(dropped_lines(dropped))
         level = said.get("level") if said.get("level") in LEVELS else "info"
         getattr(self._log, str(level))(str(said.get("text")), logger_name=str(said.get("logger")))
 
@@ -275,6 +272,8 @@ class Incarnation:
         asked_since: float | None = None
         while True:
             await trio.sleep(PING_EVERY_S)
+            if self._log_limit.dropped:
+                self._log.warning(dropped_lines(self._log_limit.take_dropped()))
             if not in_hand.items:
                 asked_since = None
                 continue

@@ -101,7 +101,7 @@ class LineLimit:
         self._limit = limit
         self._second = 0
         self._count = 0
-        self._dropped = 0
+        self.dropped = 0
 
     def allows(self, now: float) -> bool:
         """Whether one more line may be logged now (seconds)."""
@@ -109,13 +109,13 @@ class LineLimit:
             self._second, self._count = int(now), 0
         self._count += 1
         if self._count > self._limit:
-            self._dropped += 1
+            self.dropped += 1
             return False
         return True
 
     def take_dropped(self) -> int:
         """How many were not allowed since this was last asked."""
-        dropped, self._dropped = self._dropped, 0
+        dropped, self.dropped = self.dropped, 0
         return dropped
 
 
@@ -160,7 +160,10 @@ class OutputPump:
 
     async def _until_eof(self, scope: trio.CancelScope) -> None:
         while self._read_available():
-            await trio.lowlevel.wait_readable(self._descriptor)
+            with trio.move_on_after(1.0 if self._limit.dropped else float("inf")) as quiet:
+                await trio.lowlevel.wait_readable(self._descriptor)
+            if quiet.cancelled_caught:
+                self._say_dropped()
         scope.cancel()
 
     def _read_available(self) -> bool:
@@ -183,13 +186,14 @@ class OutputPump:
         if self._rest:
             self._line(self._rest)
             self._rest = b""
+        self._say_dropped()
+
+    def _say_dropped(self) -> None:
         dropped = self._limit.take_dropped()
         if dropped:
             self._emit(dropped_lines(dropped))
 
     def _line(self, line: bytes) -> None:
         if self._limit.allows(trio.current_time()):
-            dropped = self._limit.take_dropped()
-            if dropped:
-                self._emit(dropped_lines(dropped))
+            self._say_dropped()
             self._emit(line[:LINE_BYTES].decode(errors="replace"))

@@ -1,7 +1,5 @@
 """The two pure decisions: who goes into a batch, and what happens when a child ends."""
 
-# expected == actual
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The worker protocol's framing: properties, by hypothesis."""
 
-# expected == actual
-
 import contextlib
 import struct
 from itertools import pairwise

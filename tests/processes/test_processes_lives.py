@@ -54,6 +54,7 @@ def test_a_forkserver_killed_before_it_is_warm(start):
     pid = wait_for(lambda: next(iter(descendants(serving.popen.pid)), None))
     os.kill(pid, signal.SIGKILL)
     assert serving.ask("tool")
+    wait_for(lambda: len(serving.workers("tool")) == 2)
     serving.close()
 
 
