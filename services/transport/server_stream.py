@@ -125,10 +125,12 @@ class ServerStream:
     def request_id(self) -> str:
         """The id that the client sent (x-request-id, else request_id), or one made earlier, or nothing."""
         if self._request_id is None:
-            found = dict(reversed(self.stream.metadata))
-            value = found.get(b"x-request-id") or found.get(b"request_id") or b""
-            self._request_id = value.decode("latin-1")
+            self._request_id = self._sent_request_id().decode("latin-1")
         return self._request_id
+
+    def _sent_request_id(self) -> bytes:
+        found = dict(reversed(self.stream.metadata))
+        return found.get(b"x-request-id") or found.get(b"request_id") or b""
 
     def ensure_request_id(self) -> str:
         """Give the request id; make one if there is none."""
@@ -252,8 +254,8 @@ class ServerStream:
         self._held = None
         self.status = Status.OK
         tail = grpc.TAIL
-        if self.stream.metadata and self.request_id:
-            tail += hpack.literal(b"x-request-id", self.request_id.encode("latin-1"))
+        if self.stream.metadata and (sent := self._sent_request_id()):
+            tail += hpack.literal(b"x-request-id", sent)
         self._wire.core.respond(self.stream, grpc.HEAD, held, tail)
         self._wire.flush()
 
@@ -269,8 +271,9 @@ class ServerStream:
             core.send_data(self.stream, held)
         block = (b"" if self.headers_sent else grpc.HEAD) + extra
         block += grpc.TAIL if ok else grpc.status_block(status, text, details)
-        if (self.request_id if ok else self.ensure_request_id()) and b"x-request-id" not in extra:
-            block += hpack.literal(b"x-request-id", self.request_id.encode("latin-1"))
+        id = self._sent_request_id() if ok else self.ensure_request_id().encode("latin-1")
+        if id and b"x-request-id" not in extra:
+            block += hpack.literal(b"x-request-id", id)
         core.send_trailers(self.stream, block)
         self._wire.flush()
 
