@@ -1,25 +1,25 @@
-"""gRPC over HTTP/2: messages with length prefixes, status, timeouts, metadata (the PROTOCOL-HTTP2 document of gRPC).
+"""gRPC's header blocks: requests, answers, status, timeouts, metadata (gRPC's PROTOCOL-HTTP2, named P below).
 
-What lives here: pure functions and `MessageReader`. Failures are `grpclib.GRPCError`, ready to be told to the peer.
-What must not: frames, windows, clocks, sockets, trio.
+What lives here: pure functions and tables. Failures are `grpclib.GRPCError`, ready to be told to the peer.
+What must not: messages (messages.py), frames, windows, clocks, sockets, trio.
 Over 300 lines, because both roles read and write the same few forms, which belong side by side.
 
 Rules
-1. A message is a flag octet (compressed: 0 or 1), four octets of length, and the message. Its size is checked when the
-   prefix is known, before the message is held. Flag 1 without grpc-encoding is INTERNAL, with one UNIMPLEMENTED.
-2. grpc-timeout is at most 8 digits and a unit of HMSmun.
-3. grpc-message is percent-encoded: what is outside 0x20..0x7E, and `%`. Decoding never fails.
-4. Keys ending in -bin carry base64 on the wire, with or without padding, several values joined by commas allowed;
-   others printable ASCII. Keys that begin with `grpc-` or `:`, and te, content-type and user-agent, are not metadata.
-5. content-type goes with the first header block, which is the only one of a trailers-only answer.
+1. grpc-timeout is at most 8 digits and a unit of HMSmun (P, Requests).
+2. grpc-message is percent-encoded: what is outside 0x20..0x7E, and `%`. Decoding never fails (P, Responses).
+3. Keys ending in -bin carry base64 on the wire, with or without padding, several values joined by commas allowed;
+   others printable ASCII: a value that is not is dropped, as P allows, so that what a service reads it may also send.
+   Keys that begin with `grpc-` or `:`, and te, content-type and user-agent, are not metadata.
+4. content-type goes with the first header block, which is the only one of a trailers-only answer.
+5. An encoding that is not known here is UNIMPLEMENTED with grpc-accept-encoding (compression.md). Other answers carry
+   grpc-accept-encoding where the request has a grpc-encoding: who does not compress need not know.
+6. A peer's MAX_HEADER_LIST_SIZE is kept: metadata above it is RESOURCE_EXHAUSTED here, grpc-message is cut.
 """
 
 from __future__ import annotations
 
 import re
-import struct
 from base64 import b64decode, b64encode
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -28,11 +28,9 @@ from grpclib.encoding.proto import ProtoStatusDetailsCodec
 from grpclib.exceptions import GRPCError
 from multidict import MultiDict
 
-from actorserve.services.transport import hpack
+from actorserve.services.transport import compression, hpack
+from actorserve.services.transport import frames as f
 from actorserve.services.transport.hpack import Fields, Pairs
-
-PREFIX = struct.Struct(">BL")
-PREFIX_SIZE = 5
 
 MetadataLike = Mapping[str, str | bytes] | Collection[tuple[str, str | bytes]]
 Metadata = MultiDict[str | bytes]
@@ -40,91 +38,15 @@ Metadata = MultiDict[str | bytes]
 CONTENT_TYPE = hpack.literal_indexed(hpack.CONTENT_TYPE, b"application/grpc")
 HEAD = hpack.STATUS_200 + CONTENT_TYPE  # the usual response headers
 TAIL = hpack.literal(b"grpc-status", b"0")  # the usual trailers
+ACCEPT = hpack.literal(b"grpc-accept-encoding", compression.ACCEPTED)
+HEADS = {  # by the encoding of what follows, for who asked about encodings
+    encoding: HEAD + ACCEPT + (hpack.literal(b"grpc-encoding", encoding) if encoding else b"")
+    for encoding in (None, *compression.SUPPORTED)
+}
 
 _DETAILS = ProtoStatusDetailsCodec()
 _STATUS = {str(status.value).encode(): status for status in Status}
-
-# --- messages ----------------------------------------------------------------------------
-
-
-class MessageReader:
-    """Takes messages out of a stream's inbox, chunk by chunk."""
-
-    __slots__ = ("_compressed", "_encoding", "_limit", "_need", "_partial", "taken")
-
-    def __init__(self, limit: int, encoding: bytes | None = None) -> None:
-        self._limit = limit
-        self._encoding = encoding
-        self._need = PREFIX_SIZE
-        self._compressed = -1  # -1: the prefix is not known yet
-        self._partial = bytearray()
-        self.taken = 0  # octets taken and not yet reported; the driver resets it
-
-    @property
-    def between_messages(self) -> bool:
-        """Whether nothing of a message was taken."""
-        return self._compressed < 0 and not self._partial
-
-    def next_message(self, inbox: deque[bytes]) -> bytes | None:
-        """Take one message, or all there is of it and give None.
-
-        Raises:
-            GRPCError: the message is too large, or compressed.
-        """
-        if len(inbox) == 1 and self._compressed < 0 and not self._partial:
-            chunk = inbox[0]
-            if len(chunk) >= PREFIX_SIZE:
-                flag, size = PREFIX.unpack_from(chunk)
-                if not flag and size == len(chunk) - PREFIX_SIZE and size <= self._limit:
-                    inbox.clear()
-                    self.taken += len(chunk)
-                    return chunk[PREFIX_SIZE:]
-        while self._fill(inbox):
-            whole = bytes(self._partial)
-            self._partial.clear()
-            if self._compressed >= 0:
-                self._need, self._compressed = PREFIX_SIZE, -1
-                return whole
-            self._compressed, self._need = PREFIX.unpack(whole)
-            self._check()
-        return None
-
-    def _fill(self, inbox: deque[bytes]) -> bool:
-        partial = self._partial
-        while (missing := self._need - len(partial)) and inbox:
-            chunk = inbox[0]
-            if len(chunk) <= missing:
-                inbox.popleft()
-                partial += chunk
-                self.taken += len(chunk)
-            else:
-                partial += chunk[:missing]
-                inbox[0] = chunk[missing:]
-                self.taken += missing
-        return not missing
-
-    def _check(self) -> None:
-        if self._need > self._limit:
-            raise GRPCError(
-                Status.RESOURCE_EXHAUSTED,
-                f"received message of {self._need} bytes is larger than the limit of {self._limit} bytes",
-            )
-        if self._compressed == 1 and self._encoding not in {None, b"identity"}:
-            raise GRPCError(Status.UNIMPLEMENTED, f"grpc-encoding {_show(self._encoding)} is not supported")
-        if self._compressed:
-            raise GRPCError(Status.INTERNAL, "message is flagged as compressed, but no grpc-encoding was sent")
-
-
-def frame_message(body: bytes, limit: int) -> bytes:
-    """Give the message with its prefix; RESOURCE_EXHAUSTED above the limit."""
-    size = len(body)
-    if size > limit:
-        raise GRPCError(
-            Status.RESOURCE_EXHAUSTED,
-            f"message to send of {size} bytes is larger than the limit of {limit} bytes",
-        )
-    return PREFIX.pack(0, size) + body
-
+_TEXT_LIMIT = 4096  # octets of grpc-message: a peer may refuse trailers above 8 KiB (P, Responses)
 
 # --- timeouts ------------------------------------------------------------------------------
 
@@ -133,7 +55,7 @@ _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-
 
 
 def decode_timeout(value: bytes) -> float:
-    """Give seconds; ValueError for what rule 2 does not allow."""
+    """Give seconds; ValueError for what rule 1 does not allow."""
     match = _timeout(value)
     if match is None:
         raise ValueError(f"invalid grpc-timeout {_show(value)}")
@@ -157,8 +79,15 @@ _percent = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 def encode_text(text: str) -> bytes:
-    """Give grpc-message (rule 3)."""
-    return _needs_percent.sub(lambda match: b"%%%02X" % match[0][0], text.encode(errors="replace"))
+    """Give grpc-message (rule 2), cut where it is very long (rule 6)."""
+    wire = _needs_percent.sub(lambda match: b"%%%02X" % match[0][0], text.encode(errors="replace"))
+    return wire if len(wire) <= _TEXT_LIMIT else _cut_percent(wire[: _TEXT_LIMIT - 3]) + b"..."
+
+
+def _cut_percent(wire: bytes) -> bytes:
+    """Take a broken %XX off the end."""
+    at = wire.rfind(b"%", -2)
+    return wire if at < 0 else wire[:at]
 
 
 def decode_text(value: bytes) -> str:
@@ -184,14 +113,15 @@ def decode_base64(value: bytes) -> bytes:
 
 
 def decode_metadata(pairs: Pairs) -> Metadata:
-    """Give metadata as a multi-dict; -bin values as bytes. Values that are no base64 are INTERNAL."""
+    """Give metadata as a multi-dict; -bin values as bytes (rule 3). Values that are no base64 are INTERNAL."""
     metadata: Metadata = MultiDict()
     for key, value in pairs:
         name = key.decode("latin-1")
         if name.startswith("grpc-") or name in _RESERVED:
             continue
         if not name.endswith("-bin"):
-            metadata.add(name, value.decode("latin-1"))
+            if value.isascii():  # rule 3; control characters never come so far, but for the tab
+                metadata.add(name, value.decode("ascii").replace("\t", " "))
             continue
         for part in value.split(b","):
             try:
@@ -206,8 +136,12 @@ def encode_metadata(metadata: MetadataLike) -> bytes:
     items: Iterable[tuple[str, str | bytes]] = metadata.items() if isinstance(metadata, Mapping) else metadata
     block = b""
     for key, value in items:
-        if key in _RESERVED or key.startswith("grpc-") or not _key_ok(key):
-            raise ValueError(f"invalid metadata key {key!r}")
+        if not isinstance(key, str):
+            raise TypeError(f"metadata key {key!r}: str expected")
+        if key in _RESERVED or key.startswith("grpc-"):
+            raise ValueError(f"metadata key {key!r} is reserved for gRPC itself")
+        if not _key_ok(key):
+            raise ValueError(f"invalid metadata key {key!r}: lower-case letters, digits, _ - . expected")
         if key.endswith("-bin"):
             if not isinstance(value, bytes):
                 raise TypeError(f"metadata {key}: bytes expected, got {value!r}")
@@ -221,14 +155,27 @@ def encode_metadata(metadata: MetadataLike) -> bytes:
     return block
 
 
+def check_size(metadata: MetadataLike, limit: int) -> None:
+    """Refuse metadata above the peer's limit, counted as in RFC 9113 §6.5.2; RESOURCE_EXHAUSTED names both sizes."""
+    items: Iterable[tuple[str, str | bytes]] = metadata.items() if isinstance(metadata, Mapping) else metadata
+    size = sum(
+        32 + len(key) + (len(value) if isinstance(value, str) else -(-len(value) * 4 // 3)) for key, value in items
+    )
+    if size > limit:
+        raise GRPCError(
+            Status.RESOURCE_EXHAUSTED, f"metadata of {size} bytes is larger than the peer's limit of {limit} bytes"
+        )
+
+
 # --- the server's header blocks -------------------------------------------------------------------
 
 
 class Refusal(Exception):
     """The request cannot become a call: answer with this HTTP status and gRPC status."""
 
-    def __init__(self, http: int, status: Status, text: str) -> None:
+    def __init__(self, http: int, status: Status, text: str, *, extra: bytes = b"") -> None:
         super().__init__(http, status, text)
+        self.extra = extra  # more of the header block
         self.http = http
         self.status = status
         self.text = text
@@ -243,6 +190,10 @@ def check_call(fields: Fields) -> float | None:
         raise Refusal(415, Status.INTERNAL, f"content-type {_show(content_type)} is not application/grpc")
     if b"te" not in fields:
         raise Refusal(400, Status.INTERNAL, "te: trailers is missing")
+    if b"grpc-encoding" in fields and not compression.known(fields[b"grpc-encoding"]):
+        name = _show(fields[b"grpc-encoding"])
+        text = f"grpc-encoding {name} is not supported; {compression.NAMES} are"
+        raise Refusal(200, Status.UNIMPLEMENTED, text, extra=ACCEPT)
     timeout = fields.get(b"grpc-timeout")
     if timeout is None:
         return None
@@ -271,12 +222,12 @@ def status_block(status: Status, text: str | None, details: Any) -> bytes:
 def refusal_block(refusal: Refusal) -> bytes:
     """Give a trailers-only answer with another HTTP status than 200."""
     status = hpack.STATUS_200 if refusal.http == 200 else hpack.literal_indexed(hpack.STATUS, b"%d" % refusal.http)
-    return status + CONTENT_TYPE + status_block(refusal.status, refusal.text, None)
+    return status + CONTENT_TYPE + refusal.extra + status_block(refusal.status, refusal.text, None)
 
 
 # --- the client's side -----------------------------------------------------------------------------
 
-_FROM_HTTP = {
+_FROM_HTTP = {  # gRPC's http-grpc-status-mapping.md; all others are UNKNOWN
     b"400": Status.INTERNAL,
     b"401": Status.UNAUTHENTICATED,
     b"403": Status.PERMISSION_DENIED,
@@ -286,18 +237,48 @@ _FROM_HTTP = {
     b"503": Status.UNAVAILABLE,
     b"504": Status.UNAVAILABLE,
 }
+_FROM_RESET = {  # P, Errors; all others are INTERNAL, as RFC 9113 §7 has unknown codes
+    f.REFUSED_STREAM: (Status.UNAVAILABLE, "the call was refused before it began"),
+    f.CANCEL: (Status.CANCELLED, "the call was cancelled"),
+    f.ENHANCE_YOUR_CALM: (Status.RESOURCE_EXHAUSTED, "the peer has no bandwidth left for this call"),
+    f.INADEQUATE_SECURITY: (Status.PERMISSION_DENIED, "the connection is not secure enough for this call"),
+}
+_CODE_NAMES = (
+    *("NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED"),
+    *("FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM"),
+    *("INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED"),
+)
+_AFTER_PATH = CONTENT_TYPE + hpack.literal(b"te", b"trailers") + ACCEPT
+_ENCODINGS = {encoding: hpack.literal(b"grpc-encoding", encoding) for encoding in compression.SUPPORTED}
+
+
+def code_name(code: int) -> str:
+    """Give the name of an HTTP/2 error code (RFC 9113 §7)."""
+    return _CODE_NAMES[code] if code < len(_CODE_NAMES) else f"code {code}"
+
+
+def from_reset(code: int) -> tuple[Status, str]:
+    """Give status and text for the code of a RST_STREAM."""
+    found = _FROM_RESET.get(code)
+    return found or (Status.INTERNAL, f"the stream was reset with {code_name(code)}")
 
 
 def request_block(
-    path: str, authority: bytes, user_agent: bytes, timeout: float | None, *, secure: bool = False
+    path: str,
+    authority: bytes,
+    user_agent: bytes,
+    timeout: float | None,
+    *,
+    secure: bool = False,
+    encoding: bytes | None = None,
 ) -> bytes:
     """Give a call's request headers without its metadata."""
     block = hpack.METHOD_POST + (hpack.SCHEME_HTTPS if secure else hpack.SCHEME_HTTP)
     block += hpack.literal_indexed(hpack.PATH, path.encode()) + hpack.literal_indexed(hpack.AUTHORITY, authority)
     if timeout is not None:
         block += hpack.literal(b"grpc-timeout", encode_timeout(timeout))
-    block += hpack.literal(b"te", b"trailers") + CONTENT_TYPE
-    return block + hpack.literal_indexed(hpack.USER_AGENT, user_agent)
+    block += _AFTER_PATH + hpack.literal_indexed(hpack.USER_AGENT, user_agent)
+    return block if encoding is None else block + _ENCODINGS[encoding]
 
 
 def check_answer(fields: Fields) -> None:
@@ -308,8 +289,11 @@ def check_answer(fields: Fields) -> None:
     if http != b"200":
         raise GRPCError(_FROM_HTTP.get(http, Status.UNKNOWN), f"the server answered with HTTP status {http.decode()}")
     content_type = fields.get(b"content-type", b"")
-    if not content_type.startswith(b"application/grpc"):
+    if not _answers_grpc(content_type):
         raise GRPCError(Status.UNKNOWN, f"the answer has content-type {_show(content_type)}")
+
+
+_answers_grpc = re.compile(rb"application/grpc(\Z|[+; ])", re.IGNORECASE).match
 
 
 def read_status(fields: Fields) -> tuple[Status, str | None, Any]:

@@ -9,6 +9,7 @@ Rules
    control back only for what it takes. Both return without a checkpoint when there is nothing to wait for.
 3. Every wait has its own trio.Event. A reset cancels the call's scope; no wait outlives it.
 4. A unary request is exactly one message: none or two are UNIMPLEMENTED, as gRPC's table of status codes has it.
+5. Answers are not compressed unless the method sets `reply_encoding`, nor for a client that does not take it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.metadata import Deadline
 
-from actorserve.services.transport import frames, grpc, hpack
+from actorserve.services.transport import compression, frames, grpc, hpack, messages
 from actorserve.services.transport.connection import Connection
-from actorserve.services.transport.grpc import MessageReader, Metadata, MetadataLike
+from actorserve.services.transport.grpc import Metadata, MetadataLike
+from actorserve.services.transport.messages import MessageReader
 from actorserve.services.transport.streams import CLOSED, Stream
 
 
@@ -60,6 +62,8 @@ class ServerStream:
     """One call. Made by the driver, used by the service method."""
 
     __slots__ = (
+        "_encoding",
+        "_head",
         "_held",
         "_metadata",
         "_readable",
@@ -80,7 +84,10 @@ class ServerStream:
 
     def __init__(self, wire: Wire, stream: Stream, handler: Handler, method: str, expires: float | None) -> None:
         self._wire = wire
-        self._reader = MessageReader(wire.max_receive_bytes, stream.fields.get(b"grpc-encoding"))
+        encoding = stream.fields.get(b"grpc-encoding")
+        self._reader = MessageReader(wire.max_receive_bytes, encoding)
+        self._head = grpc.HEAD if encoding is None else grpc.HEADS[None]
+        self._encoding: bytes | None = None  # of the answer
         self._metadata: Metadata | None = None
         self._held: bytes | None = None  # a unary answer (rule 1)
         self._received = False
@@ -138,23 +145,40 @@ class ServerStream:
             self._request_id = uuid.UUID(int=uuid.uuid4().int ^ time.time_ns()).hex
         return self.request_id
 
+    # --- compression ---------------------------------------------------------------------------
+
+    @property
+    def request_encoding(self) -> str:
+        """The encoding that the client announced: "identity", "deflate" or "gzip"."""
+        return (self._reader.encoding or compression.IDENTITY).decode()
+
+    @property
+    def received_compressed(self) -> bool:
+        """Whether the message received last was compressed."""
+        return self._reader.compressed
+
+    @property
+    def reply_encoding(self) -> str:
+        """The encoding of the answer. Set it before anything is sent; it stays if the client takes no such."""
+        return (self._encoding or compression.IDENTITY).decode()
+
+    @reply_encoding.setter
+    def reply_encoding(self, name: str) -> None:
+        encoding = compression.encoding_of(name)
+        if self.headers_sent or self._held is not None or self.status is not None:
+            raise ProtocolError("the encoding cannot change once something was sent")
+        if encoding is None or compression.accepts(self.stream.fields.get(b"grpc-accept-encoding"), encoding):
+            self._encoding = encoding
+            self._head = grpc.HEADS[encoding]
+
     # --- receiving ---------------------------------------------------------------------------
 
     async def recv_message(self) -> Any:
         """Give the next message, or None when the client has ended. Cancelling loses nothing."""
-        stream, reader, core = self.stream, self._reader, self._wire.core
-        while True:
-            body = reader.next_message(stream.inbox)
-            if reader.taken:
-                core.consumed(stream, reader.taken)
-                reader.taken = 0
-                if core.wants_write:
-                    self._wire.flush()
-            if body is not None:
-                break
-            if stream.ended:
-                return self._at_end()
-            await self._wait_readable()
+        body = await self._next_body()
+        if body is None:
+            return self._at_end()
+        stream = self.stream
         if not self.handler.cardinality.client_streaming:
             while not stream.ended and not stream.inbox:
                 await self._wait_readable()
@@ -166,6 +190,24 @@ class ServerStream:
         except DecodeError:
             name = self.handler.request_type.DESCRIPTOR.full_name
             raise GRPCError(Status.INVALID_ARGUMENT, f"the request is not a valid {name} message") from None
+
+    async def _next_body(self) -> bytes | None:
+        stream, reader, core = self.stream, self._reader, self._wire.core
+        while True:
+            body = reader.next_message(stream.inbox)
+            if reader.taken:
+                core.consumed(stream, reader.taken)
+                reader.taken = 0
+                if core.wants_write:
+                    self._wire.flush()
+            if body is not None:
+                return body
+            if reader.more:
+                await trio.lowlevel.checkpoint()
+            elif stream.ended:
+                return None
+            else:
+                await self._wait_readable()
 
     def _at_end(self) -> None:
         if self.stream.reset_code not in {None, frames.NO_ERROR}:
@@ -190,19 +232,28 @@ class ServerStream:
         """Queue the response headers. Waits for nothing."""
         if self.headers_sent or self.status is not None:
             raise ProtocolError("initial metadata was already sent")
-        block = grpc.HEAD + grpc.encode_metadata(metadata) if metadata else grpc.HEAD
+        block = self._head + self._block_of(metadata) if metadata else self._head
         self.headers_sent = True
         self._wire.core.send_headers(self.stream, block)
         self._wire.flush()
 
-    async def send_message(self, message: Any) -> None:
-        """Queue one message; wait while too much of this stream is unsent (rule 2)."""
+    async def send_message(self, message: Any, *, compress: bool | None = None) -> None:
+        """Queue one message; wait while too much of this stream is unsent (rule 2).
+
+        `compress`: whether to use `reply_encoding` for this message; None: where it makes the message smaller.
+        """
         handler, stream, wire = self.handler, self.stream, self._wire
         if self.status is not None:
             raise ProtocolError("trailing metadata was already sent")
         if not isinstance(message, handler.reply_type):
             raise TypeError(f"the reply must be a {handler.reply_type!r}, not {type(message)!r}")
-        data = grpc.frame_message(message.SerializeToString(), wire.max_send_bytes)
+        body = message.SerializeToString()
+        if self._encoding is None or compress is False:
+            data = messages.frame_message(body, wire.max_send_bytes)
+        else:
+            data = await messages.frame_compressed(
+                body, wire.max_send_bytes, self._encoding, trio.lowlevel.checkpoint, always=compress is True
+            )
         if not handler.cardinality.server_streaming:
             if self._held is not None:
                 raise ProtocolError("a unary answer is one message")
@@ -212,7 +263,7 @@ class ServerStream:
             raise StreamTerminatedError("the stream is closed")
         if not self.headers_sent:
             self.headers_sent = True
-            wire.core.send_headers(stream, grpc.HEAD)
+            wire.core.send_headers(stream, self._head)
         wire.core.send_data(stream, data)
         wire.flush()
         while len(stream.pending) > wire.send_buffer:
@@ -231,7 +282,7 @@ class ServerStream:
             raise ProtocolError("trailing metadata was already sent")
         if status is Status.OK and self._held is None and not self.handler.cardinality.server_streaming:
             raise ProtocolError("a unary answer with status OK needs a message")
-        extra = grpc.encode_metadata(metadata) if metadata else b""
+        extra = self._block_of(metadata) if metadata else b""
         self.end(status, status_message, status_details, extra)
 
     async def cancel(self) -> None:
@@ -256,7 +307,7 @@ class ServerStream:
         tail = grpc.TAIL
         if self.stream.metadata and (sent := self._sent_request_id()):
             tail += hpack.literal(b"x-request-id", sent)
-        self._wire.core.respond(self.stream, grpc.HEAD, held, tail)
+        self._wire.core.respond(self.stream, self._head, held, tail)
         self._wire.flush()
 
     def end(self, status: Status, text: str | None, details: Any, extra: bytes) -> None:
@@ -266,7 +317,7 @@ class ServerStream:
         held, self._held = self._held, None
         if ok and not self.headers_sent and (held is not None or not extra):
             self.headers_sent = True
-            core.send_headers(self.stream, grpc.HEAD)
+            core.send_headers(self.stream, self._head)
         if ok and held is not None:
             core.send_data(self.stream, held)
         block = (b"" if self.headers_sent else grpc.HEAD) + extra
@@ -299,10 +350,15 @@ class ServerStream:
         if self._writable is not None:
             self._writable.set()
 
+    def _block_of(self, metadata: MetadataLike) -> bytes:
+        grpc.check_size(metadata, self._wire.core.peer_max_header_list)
+        return grpc.encode_metadata(metadata)
+
     async def _wait_readable(self) -> None:
         self._readable = trio.Event()
         await self._readable.wait()
 
     async def _wait_writable(self) -> None:
-        self._writable = trio.Event()
+        if self._writable is None or self._writable.is_set():  # two tasks may send
+            self._writable = trio.Event()
         await self._writable.wait()
