@@ -1,8 +1,5 @@
 """The whole server, with scripted and with real workers."""
 
-import trio
-import trio.testing
-
 from actorserve import testing
 from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
 from actorserve.proto.inference_pb2 import PredictionsRequest
