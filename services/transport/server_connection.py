@@ -261,7 +261,8 @@ class ServerConnection:
                 self._nursery.cancel_scope.cancel()  # GOAWAY would not get through either
                 return
             for stream in watch.stalled(now):
-                self._dispatch(self.core.stall(stream))
+                if not self.core.broken:
+                    self._dispatch(self.core.stall(stream))
             match watch.due(now, self.heard_at):
                 case Ping():
                     self.core.ping(_KEEPALIVE_PING)
