@@ -1,5 +1,6 @@
 """docs/configuration.md: made from the configuration's models, whole, and its example is one that works."""
 
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ def test_page_is_fresh(tmp_path):
     """The page is, byte for byte, what `just docs` writes, whoever runs it."""
     made = tmp_path / "configuration.md"
     tool = [sys.executable, str(ROOT / "tools" / "generate_docs.py"), str(made)]
-    subprocess.run(tool, check=True, capture_output=True, env={"HOME": str(tmp_path)}, timeout=60)
+    subprocess.run(tool, check=True, capture_output=True, env=os.environ | {"HOME": str(tmp_path)}, timeout=60)
     assert made.read_text() == PAGE.read_text(), "run `just docs`"
 
 

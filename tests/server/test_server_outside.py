@@ -166,7 +166,7 @@ def test_folder_of_the_store(outside):
     folder.mkdir(parents=True)
     (folder / "model.toml").write_text('handler = "upper:Upper"\nworkers = { min = 1 }\noptions = { more = "!" }\n')
     (folder / "mark.txt").write_text("?")
-    for code, expected in ((UPPER, b"HELLO?!"), (UPPER.replace("upper()", "title()"), b"Hello?!")):
+    for code, expected in ((UPPER, b"HELLO?!"), (UPPER.replace("upper()", "capitalize()"), b"Hello?!")):
         (folder / "upper.py").write_text(code)
         text = outside.manage("RegisterModel", RegisterModelRequest(url="upper", synchronous=True))
         assert text == 'Model "upper" Version: 1.0 registered with 1 initial workers'
