@@ -24,6 +24,7 @@ from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised,
 
 NEVER = float("inf")
 PAYLOAD_LIMIT = MAX_FRAME_BYTES - 64
+_CHUNK, _RESULT = int(Kind.CHUNK), int(Kind.RESULT)  # an enum's member costs 0.2 us to read, and these two are most
 
 
 def failure(outcome: int, data: bytes) -> ActorserveError:
@@ -164,11 +165,13 @@ class InHand:
 
     def hear(self, frame: Frame) -> None:
         """Take one of BEGUN, RESULT, CHUNK, DONE, ERROR. WireError for ids that make no sense."""
+        if frame.kind == _CHUNK:
+            self._chunk(frame)
+            return
+        if frame.kind == _RESULT:
+            self._result(frame)
+            return
         match frame.kind:
-            case Kind.RESULT:
-                self._result(frame)
-            case Kind.CHUNK:
-                self._chunk(frame)
             case Kind.BEGUN:
                 self._batch(frame).begun = True
             case Kind.DONE:
