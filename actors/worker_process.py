@@ -78,6 +78,8 @@ class Worker(trio.abc.AsyncResource):
 
     async def receive(self) -> list[Frame]:
         """Wait for frames; an empty list is the end of the socket. WireError if they make no sense."""
+        if self._reader.broken:
+            self._reader.feed(b"")  # raises
         while True:
             try:
                 data = await self._stream.receive_some(READ_BYTES)

@@ -6,6 +6,7 @@ import pytest
 import trio
 from universe import spec, universe, until
 
+from actorserve.actors import wire
 from actorserve.actors.messages import Crashed, Generate, Infer, Scale, Spawn, State, Stop
 from actorserve.errors import (
     ActorCrashed,
@@ -296,11 +297,11 @@ async def test_a_worker_that_talks_nonsense_is_replaced(autojump_clock):
     """A worker that breaks the protocol is killed and replaced; what it had fails; the server stays."""
 
     class Mad(ScriptedWorker):
-        async def infer(self, items):
+        async def _run_batches(self):
             if self.process.pid == -1:
-                await self._say(b"\xff" * 40)
-                await trio.sleep_forever()
-            return await super().infer(items)
+                async for id, _items in self._batch_queue:
+                    await self._say(wire.frame(wire.Kind.BEGUN, id) + b"\xff" * 40)
+            await super()._run_batches()
 
     async with universe(Mad) as u:
         await u.spawn()

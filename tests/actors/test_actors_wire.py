@@ -114,6 +114,16 @@ def test_oversize(length):
         FrameReader().feed(struct.pack("<BQI", Kind.CHUNK, 1, length))
 
 
+def test_what_came_before_nonsense_is_still_heard():
+    """Frames that are whole before an unknown kind are given; the error comes next: they may say BEGUN."""
+    reader = FrameReader()
+    frames = reader.feed(wire.frame(Kind.BEGUN, 7) + b"\xff" * 40)
+
+    assert ([(Kind.BEGUN, 7, b"")], True) == (frames, reader.broken)
+    with pytest.raises(WireError):
+        reader.feed(b"")
+
+
 READERS = [
     wire.read_batch,
     wire.read_open,
