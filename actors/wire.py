@@ -35,6 +35,7 @@ _SECONDS = struct.Struct("<d")
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 HEADER_BYTES = _HEADER.size
 T = TypeVar("T")
+_make = tuple.__new__  # of a NamedTuple, without a call of Python: one a chunk and one an item
 
 
 class Kind(IntEnum):
@@ -122,12 +123,15 @@ class FrameReader:
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """Add what was received; return the frames that are now whole."""
-        buffer = self._buffer
-        buffer += data
+        source: bytes | bytearray = self._buffer
+        if not source and isinstance(data, bytes):
+            source = data  # the usual case: nothing is left over, so nothing is copied twice
+        else:
+            self._buffer += data
         frames: list[Frame] = []
-        start, end = 0, len(buffer)
+        start, end = 0, len(source)
         while end - start >= HEADER_BYTES:
-            kind, id, length = _HEADER.unpack_from(buffer, start)
+            kind, id, length = _HEADER.unpack_from(source, start)
             if kind not in _KINDS or length > MAX_FRAME_BYTES:
                 self.broken = True
                 if frames:
@@ -138,10 +142,12 @@ class FrameReader:
             stop = start + HEADER_BYTES + length
             if stop > end:
                 break
-            frames.append(Frame(kind, id, bytes(buffer[start + HEADER_BYTES : stop])))
+            frames.append(_make(Frame, (kind, id, bytes(source[start + HEADER_BYTES : stop]))))
             start = stop
-        if start:
-            del buffer[:start]
+        if source is self._buffer:
+            del source[:start]
+        else:
+            self._buffer += source[start:]
         return frames
 
 
@@ -208,7 +214,7 @@ def _unpack_item(payload: bytes, at: int) -> tuple[Item, int]:
     request_id = payload[at - id_length : at].decode()
     input_pairs, at = _unpack_pairs(payload, at, inputs)
     if not metadata:
-        return Item(id, deadline_ns, request_id, input_pairs, _EMPTY), at
+        return _make(Item, (id, deadline_ns, request_id, input_pairs, _EMPTY)), at
     metadata_pairs, at = _unpack_pairs(payload, at, metadata)
     return Item(id, deadline_ns, request_id, input_pairs, _as_metadata(metadata_pairs)), at
 
@@ -291,7 +297,7 @@ def read_result(payload: bytes) -> list[Result]:
         if trailers:
             pairs, at = _unpack_pairs(payload, at, trailers)
             metadata = _as_metadata(pairs)
-        results.append(Result(id, outcome, data, metadata))
+        results.append(_make(Result, (id, outcome, data, metadata)))
     _at_end(payload, at)
     return results
 

@@ -1,5 +1,7 @@
 """The worker protocol's framing: properties, by hypothesis."""
 
+# ruff: noqa: SIM300  # expected == actual
+
 import contextlib
 import struct
 from itertools import pairwise
