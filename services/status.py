@@ -26,6 +26,7 @@ TABLE: dict[type[Exception], Status] = {
     errors.NoSuchModel: Status.NOT_FOUND,
     errors.AlreadyRegistered: Status.ALREADY_EXISTS,
     errors.WrongState: Status.FAILED_PRECONDITION,
+    errors.NotAllowed: Status.PERMISSION_DENIED,
     errors.Unsupported: Status.UNIMPLEMENTED,
     errors.TooLarge: Status.RESOURCE_EXHAUSTED,
     errors.Overloaded: Status.RESOURCE_EXHAUSTED,

@@ -26,9 +26,11 @@ from grpclib.exceptions import GRPCError
 
 from actorserve.services.transport import frames
 from actorserve.services.transport.connection import Connection
+from actorserve.services.transport.interceptors import Events, Interceptor, compose
 from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.server_connection import CallRecord, OnEnd, ServerConnection, Translate
 from actorserve.services.transport.server_stream import ServerStream, TrioDeadline
+from actorserve.services.transport.tls import Certificates, PeerIdentity, handshake
 
 __all__ = ["CallRecord", "GrpcServer", "HasMapping", "Limits", "ServerStream", "Statistics", "TrioDeadline"]
 
@@ -71,28 +73,47 @@ class GrpcServer:
         limits: Limits | None = None,
         translate: Translate = _no_translation,
         on_end: OnEnd | None = None,
+        interceptors: Iterable[Interceptor] = (),
+        certificates: Certificates | None = None,
     ) -> None:
+        """`certificates`: connections that `serve` accepts must speak TLS."""
         self._handlers = {
             path.encode(): (path, handler) for service in services for path, handler in service.__mapping__().items()
         }
         self._limits = limits or Limits()
         self._translate = translate
         self._on_end = on_end
+        self._interceptors = tuple(interceptors)
+        self._certificates = certificates
+        self.__dispatch__ = Events(self._compose)  # grpclib.events.listen finds it under this name
+        self._listened = False
+        self._invoke = compose(self._interceptors) if self._interceptors else None
         self._connections: dict[ServerConnection, None] = {}  # in the order of coming, or of having been looked at
         self._refused = 0
         self._lingering = 0
+        self._handshaking = 0
         self._closed: Counter[str] = Counter()
         self._connections_total = 0
         self._accepting: set[trio.CancelScope] = set()
         self._draining = False
 
-    async def serve_connection(self, stream: trio.abc.Stream, peer: str = "") -> None:
+    def _compose(self) -> None:
+        """Somebody listens to grpclib's events: they become the innermost interceptor."""
+        if not self._listened:
+            self._listened = True
+            self._invoke = compose((*self._interceptors, self.__dispatch__.intercept))
+
+    async def serve_connection(
+        self, stream: trio.abc.Stream, peer: str = "", identity: PeerIdentity | None = None
+    ) -> None:
         """Serve one connection until it ends; close the stream. Raises nothing for what a peer did."""
         limit = self._limits.max_connections
         if limit and len(self._connections) >= limit and not self._make_room():
             await self._turn_away(stream)
             return
-        connection = ServerConnection(stream, peer, self._handlers, self._limits, self._translate, self._on_end)
+        connection = ServerConnection(
+            stream, peer, self._handlers, self._limits, self._translate, self._on_end, self._invoke, identity
+        )
         self._connections[connection] = None
         self._connections_total += 1
         if self._draining:
@@ -158,7 +179,28 @@ class GrpcServer:
                     self._accepting.discard(scope)
 
     async def _accepted(self, stream: trio.abc.Stream) -> None:
-        await self.serve_connection(stream, _peer_of(stream))
+        peer = _peer_of(stream)
+        if self._certificates is None or not isinstance(stream, trio.SocketStream):
+            await self.serve_connection(stream, peer)
+            return
+        limit = self._limits.max_connections
+        if limit and self._handshaking >= limit:
+            self._refused += 1
+            await trio.aclose_forcefully(stream)
+            return
+        self._handshaking += 1
+        secured = None
+        try:
+            with trio.move_on_after(self._limits.handshake_timeout_s or float("inf")):
+                secured = await handshake(stream, self._certificates)
+        finally:
+            self._handshaking -= 1
+            if secured is None:
+                await trio.aclose_forcefully(stream)
+        if secured is not None:
+            await self.serve_connection(secured[0], peer, secured[1])
+        else:
+            self._closed["handshake"] += 1
 
     def drain(self) -> None:
         """Stop accepting, tell every client to go elsewhere, and let the calls in hand end."""

@@ -26,8 +26,10 @@ from grpclib.exceptions import GRPCError
 from actorserve.services.transport import frames, grpc
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.connection import Connection
+from actorserve.services.transport.interceptors import Proceed
 from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.server_stream import ServerStream
+from actorserve.services.transport.tls import PeerIdentity
 from actorserve.services.transport.watch import Drain, End, Ping, Watch
 
 LINGER_S = 1.0
@@ -69,9 +71,13 @@ class ServerConnection:
         limits: Limits,
         translate: Translate,
         on_end: OnEnd | None,
+        invoke: Proceed | None = None,
+        identity: PeerIdentity | None = None,
     ) -> None:
         self.core = Connection(client=False, settings=limits.settings())
         self.peer = peer
+        self.identity = identity
+        self._invoke = invoke  # the interceptors, if there are any
         self.max_receive_bytes = limits.max_receive_bytes
         self.max_send_bytes = limits.max_send_bytes
         self.send_buffer = limits.send_buffer
@@ -310,7 +316,10 @@ class ServerConnection:
         try:
             try:
                 with call.scope:
-                    await call.handler.func(call)
+                    if self._invoke is None:
+                        await call.handler.func(call)
+                    else:
+                        await self._invoke(call)
                     if call.status is None:
                         self._finish(call)
                     if call.stream.queued:

@@ -30,6 +30,7 @@ from actorserve.services.transport.connection import Connection
 from actorserve.services.transport.grpc import Metadata, MetadataLike
 from actorserve.services.transport.messages import MessageReader
 from actorserve.services.transport.streams import CLOSED, Stream
+from actorserve.services.transport.tls import PeerIdentity
 
 
 class TrioDeadline(Deadline):
@@ -50,6 +51,7 @@ class Wire(Protocol):
 
     core: Connection
     peer: str
+    identity: PeerIdentity | None
     max_receive_bytes: int
     max_send_bytes: int
     send_buffer: int
@@ -80,6 +82,7 @@ class ServerStream:
         "status",
         "status_message",
         "stream",
+        "token",
     )
 
     def __init__(self, wire: Wire, stream: Stream, handler: Handler, method: str, expires: float | None) -> None:
@@ -88,6 +91,7 @@ class ServerStream:
         self._reader = MessageReader(wire.max_receive_bytes, encoding)
         self._head = grpc.HEAD if encoding is None else grpc.HEADS[None]
         self._encoding: bytes | None = None  # of the answer
+        self.token: Any = None  # what an interceptor found that the caller may do
         self._metadata: Metadata | None = None
         self._held: bytes | None = None  # a unary answer (rule 1)
         self._received = False
@@ -109,6 +113,11 @@ class ServerStream:
     def peer(self) -> str:
         """The address of the client."""
         return self._wire.peer
+
+    @property
+    def identity(self) -> PeerIdentity | None:
+        """Who the client's certificate is for; None without one."""
+        return self._wire.identity
 
     @property
     def deadline(self) -> TrioDeadline | None:

@@ -51,6 +51,10 @@ class WrongState(ActorserveError):
     """The request is well formed, but the system's state forbids it; trying again will not help."""
 
 
+class NotAllowed(ActorserveError):
+    """The caller is known, and may not do this."""
+
+
 class Unsupported(ActorserveError):
     """The contract has this, the server does not (yet)."""
 
