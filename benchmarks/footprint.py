@@ -51,7 +51,7 @@ def _load(server: Server, seconds: float) -> int:
 
 
 def start(*, rounds: int) -> None:
-    """Each round is a server of its own."""
+    """Each round is a server of its own. CPU beside the time: where the machine is busy, it says what the server did."""
     pings, readies, forks = [], [], []
     for _ in range(rounds):
         with ours("echo.toml") as server:
@@ -59,14 +59,21 @@ def start(*, rounds: int) -> None:
             with grpc.insecure_channel(server.address) as channel:
                 health = calls.Health(channel)
                 health.is_healthy()
-                pings.append(time.perf_counter() - server.started)
+                pings.append((time.perf_counter() - server.started, server.cpu().ingress))
                 health.wait_healthy()
-                readies.append(time.perf_counter() - server.started)
-                forks += [calls.scale(channel, "echo", workers) for workers in range(2, 2 + FORKS)]
+                readies.append((time.perf_counter() - server.started, server.cpu().total))
+                for workers in range(2, 2 + FORKS):
+                    before = server.cpu().total
+                    forks.append((calls.scale(channel, "echo", workers), server.cpu().total - before))
     rows = [
-        ("from the command to the first answered Ping", pings),
-        ("from the command to READY (echo; the forkserver imports torch)", readies),
-        ("one more worker: ScaleWorker to READY (echo, warm forkserver)", forks),
+        _times("from the command to the first answered Ping; CPU of the server process", pings),
+        _times("from the command to READY (echo); CPU of all processes, importing torch included", readies),
+        _times("one more worker: ScaleWorker to READY (echo, warm forkserver); CPU of all processes", forks),
     ]
-    shown = [(what, milliseconds(median(times)), milliseconds(max(times)), str(len(times))) for what, times in rows]
-    show("start", ("what", "median ms", "most ms", "times"), shown)
+    show("start", ("what", "median ms", "least ms", "most ms", "median CPU ms", "times"), rows)
+
+
+def _times(what: str, samples: list[tuple[float, float]]) -> tuple[str, ...]:
+    times = [seconds for seconds, _ in samples]
+    shown = [milliseconds(value) for value in (median(times), min(times), max(times))]
+    return (what, *shown, milliseconds(median(cpu for _, cpu in samples)), str(len(times)))
