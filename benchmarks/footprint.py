@@ -51,7 +51,7 @@ def _load(server: Server, seconds: float) -> int:
 
 
 def start(*, rounds: int) -> None:
-    """Each round is a server of its own. CPU beside the time: where the machine is busy, it says what the server did."""
+    """Each round is a server of its own. CPU beside the time: on a busy machine it is the steadier."""
     pings, readies, forks = [], [], []
     for _ in range(rounds):
         with ours("echo.toml") as server:
