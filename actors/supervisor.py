@@ -193,6 +193,7 @@ class Supervisor:
         log.info("model registered", model=spec.key, handler=spec.handler, workers=spec.workers_min)
         children = self._grow(model, spec.workers_min)
         model.refresh()
+        self._on_change()
         self._start_soon(self._answer_when_ready, model, children, reply, message.unregister_on_failure)
 
     def _grow(self, model: Model, count: int) -> list[Child]:
@@ -257,6 +258,7 @@ class Supervisor:
         for child in leaving:
             child.drain()
         model.refresh()
+        self._on_change()
         log.info(
             "model scaled", model=model.spec.key, workers=min(max(len(alive), message.workers_min), message.workers_max)
         )
@@ -291,6 +293,7 @@ class Supervisor:
             del self._models[spec.name, spec.version]
             self._directory.remove(spec.name, spec.version)
             self._leaving.append(model)
+            self._on_change()
 
     async def _answer_when_gone(self, model: Model, grace_s: float, reply: Reply[None]) -> None:
         await self._retire(model, grace_s)

@@ -17,7 +17,7 @@ import grpc_tools
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTRACTS = ("inference", "management")
+CONTRACTS = ("inference", "management", "grpc_health_v1", "grpc_reflection_v1", "grpc_reflection_v1alpha")
 PLUGINS = ("protoc-gen-mypy", "protoc-gen-grpclib_python")
 DEFAULT_POOL = "_descriptor_pool.Default().AddSerializedFile("
 

@@ -30,9 +30,9 @@ from pydantic_core import ErrorDetails
 
 from actorserve.errors import ConfigError
 
-SERVICES = ("inference", "management")
+SERVICES = ("inference", "management", "health", "reflection")
 DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
-    "inference": {"address": "127.0.0.1:7070", "services": ["inference"]},
+    "inference": {"address": "127.0.0.1:7070", "services": ["inference", "health", "reflection"]},
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
 }
 MOST_WORKERS = 1024
@@ -89,8 +89,11 @@ class Listener(_Table):
     address: str | Texts = Field(
         description='Where: `"127.0.0.1:7070"`, `"[::1]:7070"`, or a list of these. Port 0 takes a free one.'
     )
-    services: tuple[Literal["inference", "management"], ...] = Field(
-        strict=False, min_length=1, description='What is served there: `["inference"]`, `["management"]` or both.'
+    services: tuple[Literal["inference", "management", "health", "reflection"], ...] = Field(
+        strict=False,
+        min_length=1,
+        description='A list of `"inference"`, `"management"`, `"health"` (probes: docs/health.md) '
+        'and `"reflection"` (for grpcurl and its like).',
     )
     insecure: bool = Field(
         default=False, description="Allow an address that is not loopback, although nothing is encrypted."

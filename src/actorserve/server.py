@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,11 @@ from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.worker_process import Spawner
 from actorserve.errors import ActorserveError, ConfigError, StartFailed
 from actorserve.log import AccessLog, wants_json
+from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
 from actorserve.services.management import ManagementService
+from actorserve.services.reflection import AlphaReflectionService, ReflectionService
+from actorserve.services.schemas import Schema, names_of
 from actorserve.services.status import translate
 from actorserve.services.transport.server import GrpcServer, Limits
 
@@ -74,17 +77,20 @@ class Server:
             self.directory,
             stable_after_s=settings.server.stable_after_s,
             grace_s=settings.server.grace_s,
-            on_change=on_change,
+            on_change=self._changed,
         )
+        self._on_change = on_change
+        self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
-        self.grpc = {name: self._grpc(listener, extra_services) for name, listener in settings.listeners.items()}
+        further = tuple(extra_services)
+        self.grpc = {name: self._grpc(listener, further) for name, listener in settings.listeners.items()}
         self.bound: tuple[Bound, ...] = ()
         self.loading: dict[str, Reply[None]] = {}
         self._listeners: dict[str, list[trio.SocketListener]] = {}
         self._stop = trio.Event()
 
-    def _grpc(self, listener: config.Listener, extra_services: Iterable[Any]) -> GrpcServer:
-        services: list[Any] = list(extra_services)
+    def _grpc(self, listener: config.Listener, further: Sequence[Any]) -> GrpcServer:
+        services: list[Any] = []
         if "inference" in listener.services:
             services.append(InferenceService(self.directory, self.supervisor))
         if "management" in listener.services:
@@ -98,6 +104,7 @@ class Server:
                     grace_s=server.grace_s,
                 )
             )
+        self._add_standard(listener, services, further)
         limits = Limits(
             max_receive_bytes=listener.max_receive_bytes,
             max_send_bytes=listener.max_send_bytes,
@@ -106,7 +113,22 @@ class Server:
             handshake_timeout_s=listener.handshake_timeout_s,
         )
         on_end = self.access.add if self.settings.log.access and self.settings.log.level in ("debug", "info") else None
-        return GrpcServer(services, limits=limits, translate=translate, on_end=on_end)
+        return GrpcServer([*services, *further], limits=limits, translate=translate, on_end=on_end)
+
+    def _add_standard(self, listener: config.Listener, services: list[Any], further: Sequence[Any]) -> None:
+        """Add health and reflection, which speak of all that the listener has, themselves included."""
+        names: list[str] = []
+        schemas: list[Schema] = []
+        if "health" in listener.services:
+            services.append(HealthService(self.health, names))
+        if "reflection" in listener.services:
+            services += [ReflectionService(schemas), AlphaReflectionService(schemas)]
+            schemas += [Schema.of(services), *(Schema.of([one]) for one in further)]
+        names += [name for service in (*services, *further) for name in names_of(service)]
+
+    def _changed(self) -> None:
+        self.health.refresh()
+        self._on_change()
 
     def stop(self) -> None:
         """Begin the drain. Idempotent."""
@@ -142,6 +164,7 @@ class Server:
     async def _drain(self) -> None:
         grace_s = self.settings.server.grace_s
         log.info("draining", grace_s=grace_s)
+        self.health.drain()
         for server in self.grpc.values():
             server.drain()
         await self.supervisor.drain(grace_s)

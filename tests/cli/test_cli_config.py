@@ -56,9 +56,12 @@ MISTAKES = {
     "models = 3": "models: 3 is wrong: it must be a table",
     '[log]\nlevel = "loud"': 'log.level: "loud" is wrong: it must be "debug", "info", "warning" or "error"',
     '[log]\naccess = "yes"': 'log.access: "yes" is wrong: it must be true or false',
-    LISTENER: ('listeners.a.services: is missing. What is served there: `["inference"]`, `["management"]` or both.'),
+    LISTENER: (
+        'listeners.a.services: is missing. A list of `"inference"`, `"management"`, `"health"` '
+        '(probes: docs/health.md) and `"reflection"` (for grpcurl and its like).'
+    ),
     LISTENER + 'services = ["infrence"]': (
-        'listeners.a.services: "infrence" is wrong: it must be "inference" or "management"'
+        'listeners.a.services: "infrence" is wrong: it must be "inference", "management", "health" or "reflection"'
     ),
     LISTENER + 'services = "inference"': 'listeners.a.services: "inference" is wrong: it must be a list: [...]',
     LISTENER + "services = []": "listeners.a.services: [] is wrong: it must be a list of at least one",
@@ -147,7 +150,7 @@ def test_set(capsys):
     shown = json.loads(out)
     assert code == 0
     assert shown["listeners"]["inference"]["address"] == "127.0.0.1:0"
-    assert shown["listeners"]["inference"]["services"] == ["inference"]
+    assert shown["listeners"]["inference"]["services"] == ["inference", "health", "reflection"]
     assert shown["listeners"]["management"]["address"] == "127.0.0.1:7071"
     assert (shown["server"]["grace_s"], shown["log"]["level"]) == (5, "debug")
     assert shown["models"]["digits"]["workers"]["min"] == 2

@@ -1,0 +1,150 @@
+"""grpc.health.v1: who takes calls now, asked once (Check, List) or watched (Watch). docs/health.md is its page.
+
+What lives here: `HealthBoard`, the statuses of the whole server, and `HealthService`, one listener's view of them.
+What must not: what makes a model READY (actors/), when the server drains (server.py).
+
+Rules
+1. The names that may be asked for: "" (the server), each service of the listener, each model (`digits`: its default
+   version), each version (`digits/1.0`). A service's name wins over a model's; a model's name has no slash.
+2. "" and the inference service are SERVING once every configured model has been READY or FAILED, and while one
+   is READY; at once where no model is configured with workers. Other services take calls from the start.
+3. A model or a version is SERVING while one of its workers is READY.
+4. From the beginning of the drain everything is NOT_SERVING. Watchers are told, then their calls end: a watcher
+   never holds up the drain.
+5. A watcher holds one status, the last that it was sent, however many changes it slept through: memory is bounded,
+   and nobody polls. SERVICE_UNKNOWN is no end: the name may become known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from actorserve.actors.messages import ModelView, State, Tree
+from actorserve.errors import Draining
+from actorserve.proto.grpc_health_v1_grpc import HealthBase
+from actorserve.proto.grpc_health_v1_pb2 import HealthCheckResponse, HealthListResponse
+
+if TYPE_CHECKING:
+    from actorserve.services.transport.server import ServerStream
+
+    ServingStatus: TypeAlias = HealthCheckResponse.ServingStatus.ValueType
+SERVING = HealthCheckResponse.SERVING
+NOT_SERVING = HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN
+
+FOLLOWS_MODELS = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
+"""The service whose status is the server's: its calls need a model. The others' do not."""
+
+
+class HealthBoard:
+    """The statuses of a server and its models, kept up to date by `refresh`, which waits for nothing."""
+
+    def __init__(self, observe: Callable[[], Tree], configured: Iterable[str] = ()) -> None:
+        """`configured`: the keys (`name/version`) of the models that start with the server."""
+        self.draining = False
+        self._observe = observe
+        self._unsettled = set(configured)
+        self._seen: set[str] = set()
+        self._needs_model = bool(self._unsettled)
+        self._models: Mapping[str, ServingStatus] = {}
+        self._changed = trio.Event()
+
+    def refresh(self) -> None:
+        """Look at the models again; wake the watchers if a status has changed."""
+        before = (self.overall(), self._models)
+        views = {view.spec.key: view for view in self._observe().models}
+        self._settle(views)
+        models = {}
+        for key, view in views.items():
+            status = SERVING if view.state is State.READY and not self.draining else NOT_SERVING
+            models[key] = status
+            if view.is_default:
+                models[view.spec.name] = status
+        self._models = models
+        if before != (self.overall(), models):
+            self._wake()
+
+    def _settle(self, views: Mapping[str, ModelView]) -> None:
+        """Note which configured models have been READY or FAILED, or were unregistered before that."""
+        gone = {key for key in self._unsettled & self._seen if key not in views}
+        done = {key for key in self._unsettled & views.keys() if views[key].state in (State.READY, State.FAILED)}
+        self._seen |= views.keys() & self._unsettled
+        self._unsettled -= gone | done
+
+    def drain(self) -> None:
+        """Say NOT_SERVING everywhere from now on. Idempotent."""
+        if not self.draining:
+            self.draining = True
+            self.refresh()
+            self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_changed(self) -> None:
+        """Wait until a status changes. Read first, then wait: between the two nothing else can run."""
+        await self._changed.wait()
+
+    def overall(self) -> ServingStatus:
+        """The server's own status (rule 2)."""
+        if self.draining or self._unsettled:
+            return NOT_SERVING
+        return SERVING if not self._needs_model or SERVING in self._models.values() else NOT_SERVING
+
+    def models(self) -> Mapping[str, ServingStatus]:
+        """The status of each model and each version, by its name."""
+        return self._models
+
+
+class HealthService(HealthBase):  # type: ignore[misc]  # generated without types
+    """See the module's docstring."""
+
+    def __init__(self, board: HealthBoard, services: Collection[str]) -> None:
+        self._board = board
+        self._services = services
+
+    def status_of(self, name: str) -> ServingStatus:
+        """The status of one name (rule 1)."""
+        board = self._board
+        if not name or (name == FOLLOWS_MODELS and name in self._services):
+            return board.overall()
+        if name in self._services:
+            return NOT_SERVING if board.draining else SERVING
+        return board.models().get(name, SERVICE_UNKNOWN)
+
+    async def Check(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
+        """Answer for one name, now; NOT_FOUND for an unknown one."""
+        request = await stream.recv_message()
+        assert request is not None  # noqa: S101  # the transport has refused a unary call without a message
+        status = self.status_of(request.service)
+        if status == SERVICE_UNKNOWN:
+            raise GRPCError(Status.NOT_FOUND, f"there is no service or model {request.service!r} here")
+        await stream.send_message(HealthCheckResponse(status=status))
+
+    async def List(self, stream: ServerStream) -> None:  # noqa: N802
+        """Answer for every name, now."""
+        await stream.recv_message()
+        names = {"", *self._services, *self._board.models()}
+        statuses = {name: HealthCheckResponse(status=self.status_of(name)) for name in sorted(names)}
+        await stream.send_message(HealthListResponse(statuses=statuses))
+
+    async def Watch(self, stream: ServerStream) -> None:  # noqa: N802
+        """Answer for one name now and at each change, until the client goes or the server drains (rules 4, 5)."""
+        request = await stream.recv_message()
+        assert request is not None  # noqa: S101  # as above
+        last = None
+        while True:
+            status = self.status_of(request.service)
+            if status != last:
+                last = status
+                await stream.send_message(HealthCheckResponse(status=status))
+            elif self._board.draining:
+                raise Draining("the server is shutting down")
+            else:
+                await self._board.wait_changed()
