@@ -9,6 +9,7 @@ import json
 import socket
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import trio
 
@@ -24,7 +25,7 @@ class Attacker:
     """All connections of one attack."""
 
     def __init__(self, attack: Attack, port: int) -> None:
-        self._attack = attack
+        self.attack = attack
         self._port = port
         self.made = 0
         self.closed: Counter[str] = Counter()
@@ -33,7 +34,7 @@ class Attacker:
         """Attack for so long."""
         with trio.move_on_after(seconds):
             async with trio.open_nursery() as nursery:
-                for _ in range(self._attack.connections):
+                for _ in range(self.attack.connections):
                     nursery.start_soon(self._again_and_again)
 
     async def _again_and_again(self) -> None:
@@ -44,7 +45,7 @@ class Attacker:
             except OSError:
                 self.closed["connection refused"] += 1
             else:
-                if not self._attack.reads:
+                if not self.attack.reads:
                     stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 self.closed[await self._once(stream)] += 1
                 await trio.aclose_forcefully(stream)
@@ -52,7 +53,7 @@ class Attacker:
 
     async def _once(self, stream: trio.SocketStream) -> str:
         """Attack over one connection until it is closed; give how that was."""
-        attack, how = self._attack, "no GOAWAY"
+        attack, how = self.attack, "no GOAWAY"
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send, stream)
             if attack.reads:
@@ -63,7 +64,7 @@ class Attacker:
         return how
 
     async def _send(self, stream: trio.SocketStream) -> None:
-        attack, number = self._attack, 0
+        attack, number = self.attack, 0
         first = f.PREFACE + f.encode_settings(attack.settings)
         try:
             await stream.send_all(first if attack.preface is None else attack.preface)
@@ -104,8 +105,24 @@ async def _wait_reset(stream: trio.SocketStream) -> None:
         await trio.sleep(0.1)
 
 
+async def all_at_once(port: int, seconds: float) -> None:
+    """Run every attack, one connection each, until those that are closed at once have been."""
+    attackers = {name: Attacker(replace(attack, connections=1), port) for name, attack in ATTACKS.items()}
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            for attacker in attackers.values():
+                nursery.start_soon(attacker.run, seconds)
+            while not all(one.closed for one in attackers.values() if one.attack.closed_at_once):
+                await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+    print(json.dumps({name: one.closed for name, one in attackers.items()}))
+
+
 async def main(name: str, port: int, seconds: float) -> None:
-    """Run one attack."""
+    """Run one attack, or all."""
+    if name == "all":
+        await all_at_once(port, seconds)
+        return
     attacker = Attacker(ATTACKS[name], port)
     await attacker.run(seconds)
     print(json.dumps({"made": attacker.made, "closed": attacker.closed}))

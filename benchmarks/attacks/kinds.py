@@ -74,7 +74,7 @@ STALLS = {"closed_at_once": False}
 CLOSED_WINDOW = ((f.INITIAL_WINDOW_SIZE, 0),)
 WIDE_OPEN = f.encode_window_update(0, 2**30)
 NUL = hpack.encode_pairs([*PAIRS, (b"x-key", b"nul\0")])
-WIDE = hpack.encode_pairs([*PAIRS, *((b"x-%d" % n, b"v" * 900) for n in range(15))])  # a little above the limit
+WIDE = hpack.encode_pairs([*PAIRS, *((b"x-%d" % n, b"v" * 900) for n in range(20))])  # a little above the limit
 
 ATTACKS: dict[str, Attack] = {
     "rapid_reset": Attack(
@@ -86,7 +86,9 @@ ATTACKS: dict[str, Attack] = {
     "refused_streams": Attack(lambda n: b"".join(headers(m) for m in range(n * 50, n * 50 + 50))),
     "continuation": Attack(lambda n: headers(0, 0) if not n else f.encode(f.CONTINUATION, 0, 1, BLOCK) * 50),
     "hpack_bomb": Attack(lambda n: headers(n, WHOLE, BOMB)),
-    "large_headers": Attack(lambda n: b"".join(headers(m, WHOLE, WIDE) for m in range(n * 4, n * 4 + 4))),
+    "large_headers": Attack(
+        lambda n: b"".join(f.encode_headers(2 * m + 1, WIDE, 16_384, end=True) for m in range(n * 4, n * 4 + 4))
+    ),
     "nul_in_headers": Attack(lambda n: b"".join(headers(m, WHOLE, NUL) for m in range(n * 50, n * 50 + 50))),
     "settings": Attack(lambda _: f.encode_settings([(f.INITIAL_WINDOW_SIZE, n) for n in range(1000)]) * 5),
     "ping": Attack(lambda _: f.encode(f.PING, 0, 0, bytes(8)) * 1000),

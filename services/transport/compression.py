@@ -59,6 +59,11 @@ class Inflater:
         self._out = bytearray()
         self.pending = False  # what was fed is not used up: feed b"" to go on
 
+    @property
+    def held(self) -> int:
+        """Octets inflated so far."""
+        return len(self._out)
+
     def feed(self, data: bytes, most: int) -> int:
         """Inflate at most about `most` octets; give how many it were.
 

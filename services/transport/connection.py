@@ -326,6 +326,7 @@ class Connection(State):
         if flags & f.END_STREAM:
             self._end_received(stream)
         events.append(s.HeadersTooLarge(stream))
+        self._counters.count(patience.FAULTS)
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes, events: list[s.Event]) -> None:
         code = f.decode_long(payload, "RST_STREAM")

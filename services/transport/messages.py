@@ -58,6 +58,11 @@ class MessageReader:
         self._failure: GRPCError | None = None
 
     @property
+    def held(self) -> int:
+        """Octets kept of a message that is not whole yet."""
+        return len(self._partial) + (0 if self._inflater is None else self._inflater.held)
+
+    @property
     def between_messages(self) -> bool:
         """Whether nothing of a message was taken."""
         return self._flag < 0 and not self._partial

@@ -30,7 +30,7 @@ class Patience:
     """How many of each a connection may send in WINDOW_S."""
 
     max_resets: int = 500  # quick ones (rule 2), and streams refused above max_concurrent_streams
-    max_stream_faults: int = 100  # faults that make us send RST_STREAM, answers that stall
+    max_stream_faults: int = 100  # that make us send RST_STREAM or 431, stalled answers too
     max_settings: int = 50
     max_idle_frames: int = 1000  # PRIORITY, unknown, empty DATA, WINDOW_UPDATE and the like between two answers
 

@@ -284,6 +284,8 @@ class ServerConnection:
     # --- calls ---------------------------------------------------------------------------------
 
     def _start(self, stream: s.Stream) -> None:
+        if stream.state == s.CLOSED:  # reset within the same turn: nothing was begun, nothing is to be cancelled
+            return
         fields = stream.fields
         if len(self.calls) >= 2 * self._limits.max_concurrent_streams:  # resets outrun what they cancel (§10.5)
             self.core.reset(stream, frames.ENHANCE_YOUR_CALM)

@@ -190,6 +190,7 @@ class ServerStream:
         stream = self.stream
         if not self.handler.cardinality.client_streaming:
             while not stream.ended and not stream.inbox:
+                self._hold(len(body))
                 await self._wait_readable()
             if stream.inbox or self._received:
                 raise GRPCError(Status.UNIMPLEMENTED, "the method takes one message, the client sent more")
@@ -210,13 +211,21 @@ class ServerStream:
                 if core.wants_write:
                     self._wire.flush()
             if body is not None:
+                if stream.held:
+                    core.hold(stream, 0)
                 return body
             if reader.more:
                 await trio.lowlevel.checkpoint()
             elif stream.ended:
                 return None
             else:
+                self._hold(reader.held)
                 await self._wait_readable()
+
+    def _hold(self, size: int) -> None:
+        """Count what is kept of a message while the client is waited for."""
+        if not self._wire.core.hold(self.stream, size):
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, "the connection has too many messages that are not whole")
 
     def _at_end(self) -> None:
         if self.stream.reset_code not in {None, frames.NO_ERROR}:

@@ -59,7 +59,12 @@ def half_closed(number: int) -> bytes:
     return heads(2 * number + 1, flags=END) + f.encode(f.DATA, 0, 2 * number + 1, b"x")
 
 
+def too_wide(number: int) -> bytes:
+    return f.encode_headers(2 * number + 1, block(*[(b"x-key", b"v" * 4000)] * 5), f.DEFAULT_MAX_FRAME, end=True)
+
+
 FLOODS = {
+    "header lists above the limit": (too_wide, "too many stream errors", 100),
     "rapid reset (CVE-2023-44487)": (rapid_reset, "too many resets", 500),
     "streams above the limit": (refused, "too many resets", 500 + 256),
     "provoked resets (CVE-2025-8671), WINDOW_UPDATE of 0": (made_to_reset, "too many stream errors", 100),

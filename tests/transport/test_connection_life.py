@@ -317,3 +317,24 @@ async def test_one_large_read_does_not_hold_the_others_up(nursery, autojump_cloc
 
     assert order.count("flood") == 400
     assert order.index("good") <= 200
+
+
+async def test_unfinished_messages_of_a_connection_are_bounded(house, autojump_clock):
+    """A message within its own limit is refused where the connection keeps too much already; the others go on."""
+    client = house.start(max_buffered_bytes=30_000, **QUIET).raw()
+    whole = framed(b"\x0a\xa0\x9c\x01" + b"x" * 20_000)
+    first = await client.request("/test.Echo/Unary", whole[:15_000], end=False)
+    second = await client.request("/test.Echo/Unary", whole[:16_000], end=False)
+
+    assert (await client.ended(second))["grpc-status"] == "8"
+    client.h2.send_data(first, whole[15_000:], end_stream=True)
+    await client.flush()
+    assert (await client.ended(first))["grpc-status"] == "0"
+
+
+async def test_a_message_whose_stream_does_not_end_is_held_too(house, autojump_clock):
+    """A unary request is not whole before END_STREAM."""
+    client = house.start(max_buffered_bytes=1000, **QUIET).raw()
+    number = await client.request("/test.Echo/Unary", framed(b"\x0a\xd0\x0f" + b"x" * 2000), end=False)
+
+    assert (await client.ended(number))["grpc-status"] == "8"

@@ -1,7 +1,7 @@
 """RFC 9113, section by section: what a peer sends, and what it gets.
 
-A case is (section, what it is, octets after the preface and SETTINGS, expectation). Expectations: `broken(code)` ends the
-connection with GOAWAY, `reset(id, code)` one stream with RST_STREAM, `told(names)` gives these events and no fault,
+A case is (section, what it is, octets after the preface and SETTINGS, expectation). Expectations: `broken(code)` ends
+the connection with GOAWAY, `reset(id, code)` one stream with RST_STREAM, `told(names)` gives these events and no fault,
 `answered(octets)` sends exactly these. After anything but `broken` the connection must still take a request.
 """
 
