@@ -74,7 +74,7 @@ def encode_timeout(seconds: float) -> bytes:
 
 # --- texts -----------------------------------------------------------------------------------
 
-_needs_percent = re.compile(rb"[^ -$&-~]")
+_needs_percent = re.compile(rb"[^ -$&-~]|\A | \Z")  # a field's value has no space at its ends (RFC 9113 §8.2.1)
 _percent = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
