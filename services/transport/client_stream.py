@@ -1,97 +1,38 @@
 """One call as the client sees it, with the interface of `grpclib.client.Stream`.
 
-What lives here: `ClientStream`: a call's messages, metadata, status and deadline, and when it is repeated.
-What must not: reading or writing the connection, opening connections.
-Over 300 lines: grpclib's interface is one class.
+What lives here: `ClientStream`: a call's messages, metadata, status and deadline.
+What must not: reading or writing the connection, beginning a call (client_call.py), opening connections.
 
 Rules
 1. The deadline is sent as grpc-timeout and kept here too: once it has passed, the call is reset, and the error is
    DEADLINE_EXCEEDED.
 2. Leaving the block early resets the stream with CANCEL. Leaving it in order waits for the trailers.
-3. A status other than OK is GRPCError. A reset without trailers is `StreamReset`: GRPCError with the status that gRPC
-   gives to the code, and grpclib's StreamTerminatedError too. Sending to a server that has answered sends nothing.
-4. What the server has not begun (`NotBegun`) is begun anew, within `Retry` and the deadline: what was sent is kept for
-   that until the response headers come, or until it is too much.
-5. A unary answer is exactly one message: none or two with OK are UNIMPLEMENTED (gRPC's statuscodes.md).
+3. A status other than OK is GRPCError. Sending to a server that has answered sends nothing.
+4. A unary answer is exactly one message: none or two with OK are UNIMPLEMENTED (gRPC's statuscodes.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
 from google.protobuf.message import DecodeError
-from grpclib.const import Cardinality, Status
+from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from multidict import MultiDict
 
 from actorserve.services.transport import compression, frames, grpc, messages
-from actorserve.services.transport.client_connection import ClientConnection, NotBegun, Waiter
-from actorserve.services.transport.client_retry import Retry
-from actorserve.services.transport.grpc import Metadata, MetadataLike
-from actorserve.services.transport.messages import MessageReader
+from actorserve.services.transport.client_call import ClientCall
 from actorserve.services.transport.streams import Stream
 
 SEND_BUFFER = 65_536
 
 
-class StreamReset(GRPCError, StreamTerminatedError):
-    """The server reset the stream without a status (rule 3)."""
-
-
-class Caller(Protocol):
-    """What a call needs of its channel."""
-
-    user_agent: bytes
-    max_receive_bytes: int
-    max_send_bytes: int
-    encoding: bytes | None
-    retry: Retry
-
-    async def connected(self) -> ClientConnection:
-        """Give a connection; open one if there is none."""
-
-
-class ClientStream:
+class ClientStream(ClientCall):
     """One call; use it as an async context manager."""
-
-    def __init__(  # noqa: PLR0917  made by the channel alone
-        self,
-        channel: Caller,
-        path: str,
-        cardinality: Cardinality,
-        reply_type: type[Any],
-        timeout: float | None,
-        metadata: MetadataLike | None,
-    ) -> None:
-        self.initial_metadata: Metadata | None = None
-        self.trailing_metadata: Metadata | None = None
-        self._channel = channel
-        self._path = path
-        self._cardinality = cardinality
-        self._reply_type = reply_type
-        self._timeout = timeout
-        self._metadata = metadata
-        self._metadata_block = grpc.encode_metadata(metadata) if metadata else b""
-        self._encoding = channel.encoding
-        self._waiter = Waiter()
-        self._reader = MessageReader(channel.max_receive_bytes)
-        self._connection: ClientConnection
-        self._stream: Stream | None = None
-        self._scope: anyio.CancelScope | None = None
-        self._attempt = 0
-        self._kept: list[bytes] | None = [] if channel.retry.attempts > 1 else None  # what was sent (rule 4)
-        self._kept_size = 0
-        self._again: anyio.Lock | None = None
-        self._sent = False  # a message was sent
-        self._received = False  # a message came
-        self._ended = False  # our side has ended
-        self._cancelled = False
-        self._initial_done = False
-        self._trailing_done = False
 
     # --- the block ---------------------------------------------------------------------------
 
@@ -168,62 +109,6 @@ class ClientStream:
         await self._begin()
         if end:
             await self.end()
-
-    async def _begin(self) -> None:
-        """Open a stream, and send on it what was sent before."""
-        channel = self._channel
-        while True:
-            self._attempt += 1
-            try:
-                connection = await channel.connected()
-                if self._metadata:
-                    grpc.check_size(self._metadata, connection.core.peer_max_header_list)
-                timeout = None if self._scope is None else self._scope.deadline - anyio.current_time()
-                block = grpc.request_block(
-                    self._path,
-                    connection.authority,
-                    channel.user_agent,
-                    timeout,
-                    secure=connection.secure,
-                    encoding=self._encoding,
-                )
-                stream = await connection.open(block + self._metadata_block, self._waiter)
-                break
-            except NotBegun as error:
-                await self._pause(error)
-        self._connection, self._stream = connection, stream
-        if self._kept or self._ended:
-            connection.core.send_data(stream, b"".join(self._kept or ()), end=self._ended)
-            connection.flush()
-
-    async def _pause(self, error: NotBegun) -> None:
-        """Wait before the next attempt; raise the error if there is none."""
-        retry = self._channel.retry
-        delay = 0.0 if error.at_once and self._attempt == 1 else retry.delay(self._attempt)
-        deadline = float("inf") if self._scope is None else self._scope.deadline
-        if self._attempt >= retry.attempts or anyio.current_time() + delay >= deadline:
-            raise error
-        await anyio.sleep(delay)
-
-    async def _repeat(self, refused: Stream, error: NotBegun) -> None:
-        """Begin anew what the server has refused (rule 4); the sender and the receiver may both ask for it."""
-        self._again = self._again or anyio.Lock()
-        async with self._again:
-            if self._stream is not refused:
-                return
-            if self._kept is None:
-                raise error
-            self._connection.release(refused)
-            await self._pause(error)
-            await self._begin()
-
-    def _keep(self, data: bytes) -> None:
-        if self._kept is not None:
-            self._kept_size += len(data)
-            if self._kept_size > self._channel.retry.buffer_bytes:
-                self._kept = None
-            else:
-                self._kept.append(data)
 
     # --- sending -----------------------------------------------------------------------------
 
@@ -330,7 +215,7 @@ class ClientStream:
             raise GRPCError(Status.INTERNAL, f"the answer is not a valid {name} message") from None
 
     def _at_end(self, stream: Stream) -> None:
-        """Check what an answer with status OK must be (rule 5)."""
+        """Check what an answer with status OK must be (rule 4)."""
         fields = stream.trailer_fields if stream.trailer_fields is not None else stream.fields
         if fields.get(b"grpc-status") != b"0":
             return
@@ -346,7 +231,7 @@ class ClientStream:
         if self._trailing_done:
             raise ProtocolError("trailing metadata was already received")
         while not self._cardinality.server_streaming and await self.recv_message() is not None:
-            pass  # rule 5
+            pass  # rule 4
         stream = self._open_stream()
         while stream.trailer_fields is None:
             if stream.inbox:
@@ -366,55 +251,8 @@ class ClientStream:
             raise StopAsyncIteration
         return message
 
-    # --- how it ended ------------------------------------------------------------------------
-
-    def _open_stream(self) -> Stream:
-        if self._stream is None:
-            raise ProtocolError("the request was not sent yet")
-        return self._stream
-
-    @staticmethod
-    def _answered(stream: Stream) -> bool:
-        """Whether the server's status is here."""
-        return stream.trailer_fields is not None or b"grpc-status" in stream.fields
-
-    async def _wait(self, stream: Stream) -> None:
-        """Wait for something to come; begin anew what was refused; raise if nothing more can come."""
-        if not await self._check(stream):
-            await self._waiter.wait()
-
-    async def _check(self, stream: Stream) -> bool:
-        """Raise if nothing more can come; give True if the call was begun anew."""
-        try:
-            self._raise_if_over(stream)
-        except NotBegun as error:
-            await self._repeat(stream, error)
-            return True
-        return False
-
-    def _raise_if_over(self, stream: Stream) -> None:
-        """Raise what rules 3 and 4 say of a stream without a status."""
-        code = stream.reset_code
-        if code == frames.REFUSED_STREAM and not stream.fields and not self._cancelled:
-            raise NotBegun("the server refused the call before it began", at_once=True)
-        if code is None and self._connection.error is not None:
-            raise GRPCError(self._connection.error.status, self._connection.error.message)
-        if code is not None:
-            raise StreamReset(*grpc.from_reset(code))
-        if stream.ended:
-            raise GRPCError(Status.INTERNAL, "the server ended the stream without a status")
-
     def _end_with(self, fields: dict[bytes, bytes], metadata: list[tuple[bytes, bytes]]) -> None:
         self.trailing_metadata = grpc.decode_metadata(metadata)
         status, text, details = grpc.read_status(fields)
         if status is not Status.OK:
             raise GRPCError(status, text, details)
-
-    def _status_error(self) -> GRPCError | None:
-        """Give the status if trailers came before the reset."""
-        stream = self._stream
-        fields = None if stream is None else stream.trailer_fields or stream.fields
-        if not fields or b"grpc-status" not in fields:
-            return None
-        status, text, details = grpc.read_status(fields)
-        return None if status is Status.OK else GRPCError(status, text, details)
