@@ -73,7 +73,7 @@ class Victim:
         path = folder / "attack.toml"
         path.write_text(
             f'[log]\naccess = false\n\n[listeners.all]\naddress = "127.0.0.1:{self.port}"\nservices = ["inference"]\n'
-            f'{faster}\n[models.echo]\nhandler = "actorserve.handlers.echo:Echo"\n'
+            f'{faster}\n[models.echo]\nhandler = "actorserve.handlers.echo:Echo"\nqueue_size = 4096\n'
         )
         self._log = folder / "log"
         with self._log.open("wb") as log:
