@@ -38,3 +38,7 @@ docs:
 # measure; figures stand in docs/performance.md
 bench *args:
     {{ python }} benchmarks/run.py {{ args }}
+
+# attack a server of its own for a few minutes; figures stand in docs/security.md
+attack *args:
+    {{ python }} benchmarks/attack.py {{ args }}

@@ -14,6 +14,7 @@ from actorserve.actors.supervisor import Supervisor
 from actorserve.errors import HandlerRaised, Unsupported
 from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
 from actorserve.proto.inference_pb2 import PredictionResponse, TorchServeHealthResponse
+from actorserve.services.access import check_model
 from actorserve.services.codec import inputs_of, metadata_of, model_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         request = await stream.recv_message()
         assert request is not None  # noqa: S101  # the transport has refused a unary call without a message
         name, version = model_of(request)
+        check_model(stream, name)
         message = Infer(inputs_of(request), metadata_of(stream.metadata), stream.ensure_request_id())
         reply = self._directory.find(name, version).ask(message, deadline_of(stream))
         try:
@@ -76,6 +78,7 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         request = await stream.recv_message()
         assert request is not None  # noqa: S101  # as above
         name, version = model_of(request)
+        check_model(stream, name)
         message = Generate(inputs_of(request), metadata_of(stream.metadata), stream.ensure_request_id())
         reply = self._directory.find(name, version).ask(message, deadline_of(stream))
         try:

@@ -14,6 +14,7 @@ from actorserve.actors import model_store
 from actorserve.actors.directory import Directory
 from actorserve.actors.messages import ModelSpec, Observe, Scale, Spawn, Stop
 from actorserve.actors.supervisor import Supervisor
+from actorserve.config_types import is_name
 from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
 from actorserve.proto.management_grpc import ManagementAPIsServiceBase
 from actorserve.proto.management_pb2 import (
@@ -21,6 +22,7 @@ from actorserve.proto.management_pb2 import (
     RegisterModelRequest,
 )
 from actorserve.services import describe
+from actorserve.services.access import check_model
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
@@ -58,7 +60,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         request = await _read(stream)
         if request.customized:
             raise Unsupported("customized metadata is not served yet")
-        name, version = _named(request.model_name), request.model_version
+        name, version = _named(stream, request.model_name), request.model_version
         if version != "all":
             self._directory.find(name, version)
         tree = await self._supervisor.ask(Observe()).wait()
@@ -76,6 +78,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         """Spawn a model: a native handler, or a folder of the model store."""
         request = await _read(stream)
         spec = self._spec(request)
+        check_model(stream, spec.name)
         workers = spec.workers_min
         reply = self._supervisor.ask(Spawn(spec, unregister_on_failure=request.synchronous))
         if request.synchronous or not workers or reply.is_set:
@@ -96,7 +99,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
                 raise BadInput(field, f"{getattr(request, field)} is wrong: it must be at most {config.MOST_WORKERS}")
         if most < least:
             raise BadInput("max_worker", "max_worker cannot be less than min_worker.")
-        name, version = _named(request.model_name), request.model_version
+        name, version = _named(stream, request.model_name), request.model_version
         self._directory.find(name, version)
         reply = self._supervisor.ask(Scale(name, version, least, most))
         if not request.synchronous:
@@ -109,7 +112,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
     async def UnregisterModel(self, stream: ServerStream) -> None:  # noqa: N802
         """Drain a version: new calls are refused at once, what is queued is answered within the grace."""
         request = await _read(stream)
-        name = _named(request.model_name)
+        name = _named(stream, request.model_name)
         await self._supervisor.ask(Stop(name, request.model_version, self._grace_s)).wait()
         await _say(stream, f'Model "{name}" unregistered')
 
@@ -139,7 +142,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
     def _parse(self, request: RegisterModelRequest, content: dict[str, Any], name: str, folder: Path) -> ModelSpec:
         if not name:
             raise BadInput("model_name", "Model name is not defined.")
-        if not config.is_name(name):
+        if not is_name(name):
             raise BadInput("model_name", f"{name!r} may hold letters, digits, '_', '.' and '-' only")
         if not content.get("handler"):
             raise BadInput("handler", f'is missing: give "module:Class", here or in the folder\'s {model_store.FILE}')
@@ -169,9 +172,10 @@ def _given(request: RegisterModelRequest) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value}
 
 
-def _named(name: str) -> str:
+def _named(stream: ServerStream, name: str) -> str:
     if not name:
         raise BadInput("model_name", "is empty: name a model, ListModels lists them")
+    check_model(stream, name)
     return name
 
 

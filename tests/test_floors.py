@@ -20,6 +20,8 @@ FLOORS = {
     "actorserve.errors": 0,
     "actorserve.proto": 0,
     "actorserve.config": 1,
+    "actorserve.config_listener": 1,
+    "actorserve.config_types": 1,
     "actorserve.actors": 1,  # the empty package itself; every module in it is listed
     "actorserve.actors.messages": 1,
     "actorserve.actors.wire": 1,
@@ -42,6 +44,7 @@ FLOORS = {
     "actorserve.services": 6,
     "actorserve.services.transport": 6,
     "actorserve.client": 7,
+    "actorserve.listening": 7,
     "actorserve.log": 7,
     "actorserve.scripted": 7,
     "actorserve.server": 7,

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import copy
 import difflib
-import ipaddress
 import json
-import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -28,6 +24,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from actorserve.config_listener import Listener, Tls
+from actorserve.config_types import NAME, Folder, Table, check_handler, is_name
 from actorserve.errors import ConfigError
 
 SERVICES = ("inference", "management", "health", "reflection")
@@ -36,19 +34,9 @@ DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
 }
 MOST_WORKERS = 1024
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
 
 
-# TOML has types, so "8" is not 8 and true is not 1; only what TOML has no type for is converted.
-Folder = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Server(_Table):
+class Server(Table):
     """The server as a whole."""
 
     model_store: Folder = Field(
@@ -73,7 +61,7 @@ class Server(_Table):
     )
 
 
-class Log(_Table):
+class Log(Table):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The lowest level shown.")
@@ -83,63 +71,7 @@ class Log(_Table):
     access: bool = Field(default=True, description="Log one line per call.")
 
 
-class Listener(_Table):
-    """One place to listen, and what is served there."""
-
-    address: str | Texts = Field(
-        description='Where: `"127.0.0.1:7070"`, `"[::1]:7070"`, or a list of these. Port 0 takes a free one.'
-    )
-    services: tuple[Literal["inference", "management", "health", "reflection"], ...] = Field(
-        strict=False,
-        min_length=1,
-        description='A list of `"inference"`, `"management"`, `"health"` (probes: docs/health.md) '
-        'and `"reflection"` (for grpcurl and its like).',
-    )
-    insecure: bool = Field(
-        default=False, description="Allow an address that is not loopback, although nothing is encrypted."
-    )
-    request_timeout_s: float = Field(
-        default=0.0, ge=0, description="Seconds after which a call ends. 0: only the client's own deadline counts."
-    )
-    max_receive_bytes: int = Field(
-        default=6_553_500, ge=1, le=1 << 30, description="Largest message taken, in bytes (TorchServe's default)."
-    )
-    max_send_bytes: int = Field(default=6_553_500, ge=1, le=1 << 30, description="Largest message sent, in bytes.")
-    max_concurrent_streams: int = Field(
-        default=256, ge=1, le=100_000, description="Calls that one connection may have open at once."
-    )
-    handshake_timeout_s: float = Field(
-        default=10.0, gt=0, description="Seconds that a new connection has to send HTTP/2's preface and settings."
-    )
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Every address, one or many."""
-        return (self.address,) if isinstance(self.address, str) else self.address
-
-    @field_validator("address")
-    @classmethod
-    def _parses(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        addresses = [value] if isinstance(value, str) else value
-        if not addresses:
-            raise ValueError("at least one address is needed")
-        for address in addresses:
-            split_address(address)
-        return value
-
-    @model_validator(mode="after")
-    def _is_private(self) -> Listener:
-        for address in self.addresses:
-            host, _ = split_address(address)
-            if not self.insecure and not is_loopback(host):
-                raise ValueError(
-                    f"address {address!r} is not loopback and nothing there is encrypted; "
-                    "set insecure = true to serve it all the same"
-                )
-        return self
-
-
-class Workers(_Table):
+class Workers(Table):
     """How many workers a model has."""
 
     min: int = Field(
@@ -156,7 +88,7 @@ class Workers(_Table):
         return self
 
 
-class Model(_Table):
+class Model(Table):
     """One model: what runs, how often, and how it is fed."""
 
     handler: str = Field(
@@ -216,7 +148,7 @@ class Model(_Table):
         return self
 
 
-class Config(_Table):
+class Config(Table):
     """The whole file."""
 
     server: Server = Field(default_factory=Server)
@@ -232,44 +164,6 @@ class Config(_Table):
             if not is_name(name):
                 raise ValueError(f"the name {name!r} may hold letters, digits, '_', '.' and '-' only")
         return value
-
-
-# --- small rules --------------------------------------------------------------------------------
-
-
-def is_name(name: str) -> bool:
-    """Whether a model or a listener may be called so."""
-    return re.fullmatch(NAME, name) is not None
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `host:port` or `[v6]:port`; ValueError says what would be right."""
-    host, separator, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        separator = ""
-    if not separator or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f'address {address!r} is not "host:port", for example "127.0.0.1:7070" or "[::1]:7070"')
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def check_handler(target: str) -> str:
-    """ValueError unless `target` reads `module:Class`."""
-    module, separator, name = target.partition(":")
-    if not separator or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-        raise ValueError(f'handler {target!r} is not "module:Class", for example "my_package.my_module:MyHandler"')
-    return target
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -412,6 +306,7 @@ def _table_at(location: Sequence[int | str]) -> type[BaseModel]:
         "listeners": Listener,
         "models": Model,
         "workers": Workers,
+        "tls": Tls,
     }
     for depth, part in enumerate(location):
         if depth != 1:  # the second part is a name that the user gave
@@ -429,5 +324,6 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
     yield "[server]", Server
     yield "[log]", Log
     yield "[listeners.NAME]", Listener
+    yield "tls", Tls
     yield "[models.NAME]", Model
     yield "workers", Workers

@@ -30,6 +30,7 @@ class Console:
     def __init__(self, settings: config.Config) -> None:
         self._settings = settings
         self._code = DRAINED
+        self._stopping = False
 
     async def run(self) -> int:
         """Serve until the first SIGINT or SIGTERM, then drain; a second one kills. StartFailed before that."""
@@ -46,14 +47,13 @@ class Console:
         return self._code
 
     async def _obey(self, signals: object, server: Server, scope: trio.CancelScope) -> None:
-        first = True
         async for number in signals:  # type: ignore[attr-defined]  # trio keeps the type private
-            if not first:
+            if self._stopping:
                 self._code = KILLED
                 say("killed by a second signal")
                 scope.cancel()
                 return
-            first = False
+            self._stopping = True
             say(f"{signal.Signals(number).name}: draining, up to {self._settings.server.grace_s:g} s; again to kill")
             server.stop()
 
@@ -67,6 +67,8 @@ class Console:
                 await trio.lowlevel.checkpoint()
             failures = await server.wait_loaded()
             nursery.cancel_scope.cancel()
+        if self._stopping:
+            return  # what had not loaded yet was stopped, and has not failed
         for name, error in failures:
             say(f"actorserve: models.{name}: {screen.one_line(str(error))}", sys.stderr)
         if failures and not server.is_serving():

@@ -8,10 +8,9 @@ What must not live here: signals and the command line (__main__.py), the screen 
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import structlog
@@ -26,15 +25,21 @@ from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.worker_process import Spawner
-from actorserve.errors import ActorserveError, ConfigError, StartFailed
+from actorserve.config_listener import Listener, Tls
+from actorserve.errors import ActorserveError, ConfigError
+from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
+from actorserve.services.access import Access
 from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
 from actorserve.services.management import ManagementService
 from actorserve.services.reflection import AlphaReflectionService, ReflectionService
 from actorserve.services.schemas import Schema, names_of
 from actorserve.services.status import translate
+from actorserve.services.tokens import read_tokens
+from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
+from actorserve.services.transport.tls import Certificates, Files
 
 log = structlog.get_logger("actorserve.server")
 LAST_CALLS_S = 2.0
@@ -89,7 +94,7 @@ class Server:
         self._listeners: dict[str, list[trio.SocketListener]] = {}
         self._stop = trio.Event()
 
-    def _grpc(self, listener: config.Listener, further: Sequence[Any]) -> GrpcServer:
+    def _grpc(self, listener: Listener, further: Sequence[Any]) -> GrpcServer:
         services: list[Any] = []
         if "inference" in listener.services:
             services.append(InferenceService(self.directory, self.supervisor))
@@ -105,17 +110,29 @@ class Server:
                 )
             )
         self._add_standard(listener, services, further)
-        limits = Limits(
-            max_receive_bytes=listener.max_receive_bytes,
-            max_send_bytes=listener.max_send_bytes,
-            max_concurrent_streams=listener.max_concurrent_streams,
-            request_timeout_s=listener.request_timeout_s,
-            handshake_timeout_s=listener.handshake_timeout_s,
-        )
+        limits = Limits(**{field.name: getattr(listener, field.name) for field in fields(Limits)})
         on_end = self.access.add if self.settings.log.access and self.settings.log.level in ("debug", "info") else None
-        return GrpcServer([*services, *further], limits=limits, translate=translate, on_end=on_end)
+        return GrpcServer(
+            [*services, *further],
+            limits=limits,
+            translate=translate,
+            on_end=on_end,
+            interceptors=self._interceptors(listener),
+            certificates=None if listener.tls is None else Certificates(self._files(listener.tls)),
+        )
 
-    def _add_standard(self, listener: config.Listener, services: list[Any], further: Sequence[Any]) -> None:
+    def _interceptors(self, listener: Listener) -> list[Interceptor]:
+        if listener.tokens_file is None:
+            return []
+        tokens = read_tokens(self.settings.folder / listener.tokens_file)
+        return [Access(tokens, exempt=listener.auth_exempt)]
+
+    def _files(self, tls: Tls) -> Files:
+        folder = self.settings.folder
+        client_ca = None if tls.client_ca is None else folder / tls.client_ca
+        return Files(folder / tls.certificate, folder / tls.key, client_ca)
+
+    def _add_standard(self, listener: Listener, services: list[Any], further: Sequence[Any]) -> None:
         """Add health and reflection, which speak of all that the listener has, themselves included."""
         names: list[str] = []
         schemas: list[Schema] = []
@@ -145,6 +162,14 @@ class Server:
 
         `open` before, or only in-memory connections come in. Cancelling kills everything at once.
         """
+        try:
+            await self._run(task_status)
+        finally:
+            for bound in self.bound:
+                for address in bound.addresses:
+                    remove_file(address)
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as back:
             back.start_soon(self.access.run)
             if self.forkserver is not None:
@@ -181,13 +206,12 @@ class Server:
             for name, listener in self.settings.listeners.items():
                 opened[name] = []
                 for address in listener.addresses:
-                    opened[name] += await open_address(name, address)
-                addresses = tuple(_address_of(one) for one in opened[name])
+                    opened[name] += await open_address(name, address, reuse_port=listener.reuse_port)
+                addresses = tuple(address_of(one) for one in opened[name])
                 bound.append(Bound(name, listener.services, addresses))
         except BaseException:
             for listeners in opened.values():
-                for one in listeners:
-                    one.socket.close()
+                close_all(listeners)
             raise
         self.bound = tuple(bound)
         self._listeners = opened
@@ -206,23 +230,6 @@ class Server:
         """Whether a configured model is READY, or none is configured."""
         models = self.observe().models
         return not models or any(model.state is State.READY or not model.spec.workers_min for model in models)
-
-
-async def open_address(name: str, address: str) -> list[trio.SocketListener]:
-    """Listen on one address; StartFailed says why not."""
-    host, port = config.split_address(address)
-    try:
-        return await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
-        why = error.strerror or str(error)
-        if error.errno == errno.EADDRINUSE:
-            why = f"port {port} is in use; choose another with --set listeners.{name}.address={host}:PORT"
-        raise StartFailed(f"listeners.{name}.address: cannot listen on {address}: {why}") from None
-
-
-def _address_of(listener: trio.SocketListener) -> str:
-    host, port, *_ = listener.socket.getsockname()
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def model_specs(settings: config.Config) -> tuple[ModelSpec, ...]:

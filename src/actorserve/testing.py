@@ -24,6 +24,7 @@ import trio.testing
 from actorserve import config as configuration
 from actorserve.actors.messages import Tree
 from actorserve.client import Channel
+from actorserve.config_types import UNIX
 from actorserve.errors import ActorserveError
 from actorserve.scripted import ScriptedProcess, ScriptedWorker, ScriptedWorkers
 from actorserve.server import Server
@@ -99,8 +100,12 @@ def _load(config: configuration.Config | Mapping[str, Any] | Path | str | None) 
 
 
 def _on_free_ports(settings: configuration.Config) -> configuration.Config:
+    """A free port of loopback for every listener; Unix sockets stay where they are."""
     listeners = {
-        name: listener.model_copy(update={"address": "127.0.0.1:0"}) for name, listener in settings.listeners.items()
+        name: listener
+        if all(address.startswith(UNIX) for address in listener.addresses)
+        else listener.model_copy(update={"address": "127.0.0.1:0"})
+        for name, listener in settings.listeners.items()
     }
     return settings.model_copy(update={"listeners": listeners})
 

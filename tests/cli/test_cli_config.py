@@ -66,16 +66,17 @@ MISTAKES = {
     LISTENER + 'services = "inference"': 'listeners.a.services: "inference" is wrong: it must be a list: [...]',
     LISTENER + "services = []": "listeners.a.services: [] is wrong: it must be a list of at least one",
     '[listeners.a]\naddress = "localhost"\nservices = ["inference"]': (
-        'listeners.a.address: address \'localhost\' is not "host:port", for example "127.0.0.1:7070" or "[::1]:7070"'
+        'listeners.a.address: address \'localhost\' is not "host:port" or "unix:PATH", '
+        'for example "127.0.0.1:7070" or "[::1]:7070"'
     ),
     '[listeners.a]\naddress = []\nservices = ["inference"]': "listeners.a.address: at least one address is needed",
     '[listeners.a]\naddress = "0.0.0.0:7070"\nservices = ["inference"]': (
-        "listeners.a: address '0.0.0.0:7070' is not loopback and nothing there is encrypted; "
-        "set insecure = true to serve it all the same"
+        "listeners.a: address '0.0.0.0:7070' is not loopback and has no tls and no tokens_file; "
+        "set both, or insecure = true to serve it all the same"
     ),
     '[listeners.a]\naddress = ["127.0.0.1:1", "[::]:2"]\nservices = ["inference"]': (
-        "listeners.a: address '[::]:2' is not loopback and nothing there is encrypted; "
-        "set insecure = true to serve it all the same"
+        "listeners.a: address '[::]:2' is not loopback and has no tls and no tokens_file; "
+        "set both, or insecure = true to serve it all the same"
     ),
 }
 

@@ -1,0 +1,66 @@
+"""What the tables of the configuration are made of: types, names, addresses. Pure rules, no table.
+
+What must not live here: keys and defaults (config.py, config_listener.py).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
+UNIX = "unix:"
+
+
+# TOML has types, so "8" is not 8 and true is not 1; only what TOML has no type for is converted.
+Folder = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Table(BaseModel):
+    """A table of the file: unknown keys are errors, values are what TOML says they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def is_name(name: str) -> bool:
+    """Whether a model or a listener may be called so."""
+    return re.fullmatch(NAME, name) is not None
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`; ValueError says what would be right. `unix:PATH`: PATH and 0."""
+    if address.startswith(UNIX) and len(address) > len(UNIX):
+        return address, 0
+    host, separator, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        separator = ""
+    if not separator or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(
+            f'address {address!r} is not "host:port" or "unix:PATH", for example "127.0.0.1:7070" or "[::1]:7070"'
+        )
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host."""
+    if host == "localhost" or host.startswith(UNIX):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_handler(target: str) -> str:
+    """ValueError unless `target` reads `module:Class`."""
+    module, separator, name = target.partition(":")
+    if not separator or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f'handler {target!r} is not "module:Class", for example "my_package.my_module:MyHandler"')
+    return target
