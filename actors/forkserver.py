@@ -301,7 +301,7 @@ class ProcessSpawner:
             if popen is None:
                 self._forkserver.adopt(process)
             kept.pop_all()  # they are the worker's now
-            return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process)
+            return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process, ours.send)
 
     async def _process(
         self, environment: Mapping[str, str], descriptors: tuple[int, int, int]

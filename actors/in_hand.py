@@ -75,8 +75,12 @@ class _Opened:
 class InHand:
     """The books of one incarnation. `write` queues bytes for the worker and never waits."""
 
-    def __init__(self, write: Callable[[bytes], None], *, gather_limit: int) -> None:
+    def __init__(
+        self, write: Callable[[bytes], None], write_now: Callable[[bytes], None] | None = None, *, gather_limit: int
+    ) -> None:
+        """`write_now`: for what an idle worker waits for; default `write`."""
         self._write = write
+        self._write_now = write_now or write
         self._gather_limit = gather_limit
         self._ids = count(1)
         self._batches: OrderedDict[int, _Batch] = OrderedDict()
@@ -128,7 +132,7 @@ class InHand:
 
     def _write_batch(self, id: int, members: dict[int, Envelope], items: list[Item]) -> None:
         self._batches[id] = _Batch(members)
-        self._write(wire.batch(id, items))
+        self._write_now(wire.batch(id, items))
 
     def open_stream(self, envelope: Envelope) -> None:
         """Open one stream."""

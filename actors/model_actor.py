@@ -27,6 +27,7 @@ from actorserve.actors.wire import Frame, Kind
 from actorserve.actors.worker_process import LineLimit, OutputPump, Spawner, Worker, dropped_lines
 from actorserve.errors import ActorCrashed, ActorserveError, Draining
 
+OF_WORK = frozenset(int(kind) for kind in (Kind.RESULT, Kind.CHUNK, Kind.BEGUN, Kind.DONE, Kind.ERROR))
 PING_EVERY_S = 1.0
 NO_PONG_S = 10.0
 REAP_S = 5.0
@@ -100,7 +101,7 @@ class Incarnation:
         if worker is None:
             return Crashed(f"no process within startup_timeout_s = {limit:g}", timed_out=True)
         self.pid = worker.process.pid
-        self._in_hand = InHand(worker.write, gather_limit=self._settings.gather_limit)
+        self._in_hand = InHand(worker.write, worker.write_now, gather_limit=self._settings.gather_limit)
         try:
             exit = await self._live(worker, self._in_hand)
         except BaseException:
@@ -233,6 +234,9 @@ class Incarnation:
             scope.cancel()
 
     def _hear(self, frame: Frame, worker: Worker, in_hand: InHand) -> None:
+        if frame.kind in OF_WORK:
+            in_hand.hear(frame)
+            return
         match frame.kind:
             case Kind.PONG:
                 self._last_pong = trio.current_time()
@@ -249,8 +253,8 @@ class Incarnation:
             case Kind.FAILED:
                 said = wire.read_note(frame.payload)
                 self._failure = Crashed(str(said.get("reason")), permanent=bool(said.get("permanent")))
-            case _:
-                in_hand.hear(frame)
+            case other:
+                raise wire.WireError(f"unexpected frame {Kind(other).name}")
 
     def _relay(self, said: dict[str, Any]) -> None:
         """Log what the handler logged, as many lines a second as it may print."""

@@ -53,6 +53,10 @@ def failure(error: BaseException) -> tuple[Outcome, bytes]:
     return Outcome.RAISED, wire.error_data(type(error).__name__, text_of(error))
 
 
+QUICK_ROUND_S = 0.0005
+HOLD_S = 0.001
+
+
 class Arrival(NamedTuple):
     """A frame as the reader thread hands it over; `content`: a BATCH's items, an OPEN's item, else the payload."""
 
@@ -147,12 +151,23 @@ class Engine:
             self._take_in(block=not self._has_work())
             if self._batches:
                 self._run_batch(*self._batches.popleft())
-                self._flush()  # a batch does not wait for the streams' step
+                if self._streams or self._newcomers:
+                    self._flush()  # a batch does not wait for the streams' step
             if self._streams or self._newcomers:
-                self._step_streams()
-            self._flush()
+                self._step_and_flush()
+            elif not self._batches and self._inbox.empty():
+                self._flush()  # otherwise the next batch's BEGUN takes the RESULT along: one write, one wake-up less
             if self._stopping and not (self._batches or self._streams or self._newcomers):
+                self._flush()
                 return
+
+    def _step_and_flush(self) -> None:
+        """One round of the streams. Where rounds are quick, the chunks of a millisecond leave in one write."""
+        began = time.monotonic()
+        self._step_streams()
+        now = time.monotonic()
+        if now - began > QUICK_ROUND_S or now - self._flushed > HOLD_S or not self._has_work():
+            self._flush()
 
     # --- what arrives ---------------------------------------------------------------------
 

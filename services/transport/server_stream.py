@@ -14,8 +14,7 @@ Rules
 
 from __future__ import annotations
 
-import time
-import uuid
+import os
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -151,7 +150,7 @@ class ServerStream:
     def ensure_request_id(self) -> str:
         """Give the request id; make one if there is none."""
         if not self.request_id:
-            self._request_id = uuid.UUID(int=uuid.uuid4().int ^ time.time_ns()).hex
+            self._request_id = os.urandom(16).hex()
         return self.request_id
 
     # --- compression ---------------------------------------------------------------------------
