@@ -13,6 +13,7 @@ Rules
    never holds up the drain.
 5. A watcher holds one status, the last that it was sent, however many changes it slept through: memory is bounded,
    and nobody polls. SERVICE_UNKNOWN is no end: the name may become known.
+6. A token that is for some models only is told of those only. Where health is exempt, nobody is asked.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from actorserve.actors.messages import ModelView, State, Tree
 from actorserve.errors import Draining
 from actorserve.proto.grpc_health_v1_grpc import HealthBase
 from actorserve.proto.grpc_health_v1_pb2 import HealthCheckResponse, HealthListResponse
+from actorserve.services.access import check_model
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
@@ -118,29 +120,38 @@ class HealthService(HealthBase):  # type: ignore[misc]  # generated without type
             return NOT_SERVING if board.draining else SERVING
         return board.models().get(name, SERVICE_UNKNOWN)
 
-    async def Check(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
-        """Answer for one name, now; NOT_FOUND for an unknown one."""
+    async def _asked(self, stream: ServerStream) -> str:
+        """The name that a call asks for; NotAllowed where its token is for other models (rule 6)."""
         request = await stream.recv_message()
         assert request is not None  # noqa: S101  # the transport has refused a unary call without a message
-        status = self.status_of(request.service)
+        name: str = request.service
+        if name and name not in self._services:
+            check_model(stream, name.partition("/")[0])
+        return name
+
+    async def Check(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
+        """Answer for one name, now; NOT_FOUND for an unknown one."""
+        name = await self._asked(stream)
+        status = self.status_of(name)
         if status == SERVICE_UNKNOWN:
-            raise GRPCError(Status.NOT_FOUND, f"there is no service or model {request.service!r} here")
+            raise GRPCError(Status.NOT_FOUND, f"there is no service or model {name!r} here")
         await stream.send_message(HealthCheckResponse(status=status))
 
     async def List(self, stream: ServerStream) -> None:  # noqa: N802
         """Answer for every name, now."""
         await stream.recv_message()
-        names = {"", *self._services, *self._board.models()}
+        token = stream.token
+        models = (name for name in self._board.models() if token is None or token.allows_model(name.partition("/")[0]))
+        names = {"", *self._services, *models}
         statuses = {name: HealthCheckResponse(status=self.status_of(name)) for name in sorted(names)}
         await stream.send_message(HealthListResponse(statuses=statuses))
 
     async def Watch(self, stream: ServerStream) -> None:  # noqa: N802
         """Answer for one name now and at each change, until the client goes or the server drains (rules 4, 5)."""
-        request = await stream.recv_message()
-        assert request is not None  # noqa: S101  # as above
+        name = await self._asked(stream)
         last = None
         while True:
-            status = self.status_of(request.service)
+            status = self.status_of(name)
             if status != last:
                 last = status
                 await stream.send_message(HealthCheckResponse(status=status))

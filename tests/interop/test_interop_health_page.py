@@ -5,15 +5,16 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import trio
+from test_interop_standard import check
 
-from actorserve import testing
+from actorserve import config, testing
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "health.md").read_text()
-PROBE = """grpcurl -plaintext -d '{{"service": "{}"}}' {} grpc.health.v1.Health/Check"""
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
 
 
@@ -45,14 +46,17 @@ async def test_page():
     expected = dict(commands())
     python = next(text for language, text in BLOCKS if language == "python")
     printed = next(text for language, text in BLOCKS if not language and text.startswith("SERVING"))
-    probes = re.findall(r"grpc: { port: 7070(?:, service: (\S+))? }", PAGE)
-    async with testing.serve() as app:
+    probes = re.findall(r"grpc: { port: 7072(?:, service: (\S+))? }", PAGE)
+    listener = tomllib.loads(next(text for language, text in BLOCKS if language == "toml"))["listeners"]
+    assert config.parse({"listeners": listener}, folder=ROOT).listeners["probes"].addresses == ("0.0.0.0:7072",)
+    settings = {**config.default_content(), "listeners": {**config.DEFAULT_LISTENERS, **listener}}
+    async with testing.serve(settings) as app:
         address = app.address()
         seen = {command: await run(command.replace("127.0.0.1:7070", address)) for command in expected}
-        probed = [await run(PROBE.format(name, address)) for name in probes]
+        probed = [await trio.to_thread.run_sync(check, app.address("probes"), name) for name in probes]
         answer = await run([sys.executable, "-c", python.replace("127.0.0.1:7070", address)])
 
     assert len(expected) == 8
-    assert probed == ['{\n  "status": "SERVING"\n}'] * 3
+    assert probed == ["SERVING"] * 3
     assert seen == expected
     assert answer == printed.strip()

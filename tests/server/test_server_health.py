@@ -1,5 +1,6 @@
 """grpc.health.v1 in virtual time: what each name answers while models load, crash, come and go, and in the drain."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,27 @@ async def test_a_listener_knows_its_own_services(autojump_clock):
         assert set(await statuses(channel)) == {"", "grpc.health.v1.Health", "one", "one/1.0"}
 
 
+async def test_a_token_is_told_of_its_models_only(autojump_clock, tmp_path):
+    """A token for one model asks for that one and for services; another model is PERMISSION_DENIED, there or not."""
+    digest = hashlib.sha256(b"secret").hexdigest()
+    (tmp_path / "tokens.toml").write_text(f'[tokens.one]\nsha256 = "{digest}"\nmodels = ["one"]\n')
+    settings = config(one={}, two={})
+    settings["listeners"]["inference"]["tokens_file"] = str(tmp_path / "tokens.toml")
+    metadata = {"authorization": "Bearer secret"}
+    async with testing.serve(settings, workers="scripted") as app, app.channel() as channel:
+        stub = HealthStub(channel)
+        for name in ("", INFERENCE, "one", "one/1.0"):
+            answer = await stub.Check(HealthCheckRequest(service=name), metadata=metadata)
+            assert NAMES[answer.status] == "SERVING"
+        for name in ("two", "two/1.0", "three"):
+            for ask in (stub.Check, stub.Watch):
+                with pytest.raises(GRPCError) as caught:
+                    await ask(HealthCheckRequest(service=name), metadata=metadata)
+                assert caught.value.status is Status.PERMISSION_DENIED
+        listed = await stub.List(HealthListRequest(), metadata=metadata)
+        assert [name for name in sorted(listed.statuses) if "." not in name or "/" in name] == ["", "one", "one/1.0"]
+
+
 async def test_watch_follows_a_model_from_unknown_to_unknown(autojump_clock):
     """SERVICE_UNKNOWN, then each change: registered without workers, given one, unregistered."""
     serving = testing.serve(config(other={}), workers="scripted")
@@ -175,6 +197,8 @@ async def test_a_watcher_that_sleeps_gets_the_latest(autojump_clock):
     sent = []
 
     class Slow:
+        token = None
+
         async def recv_message(self):
             return HealthCheckRequest(service="m")
 
