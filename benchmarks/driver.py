@@ -28,11 +28,11 @@ async def drive(order: dict[str, Any]) -> dict[str, Any]:
     durations: list[float] = []
 
     async def caller(channel: grpc.aio.Channel) -> None:
-        method = channel.unary_stream(order["path"])  # of a unary method, a stream of one
+        method = channel.stream_stream(order["path"])  # of a unary method, streams of one
         for _ in numbers:
             began = time.perf_counter()
             octets = 0
-            async for answer in method(body, timeout=TIMEOUT_S):
+            async for answer in method(itertools.repeat(body, order["messages"]), timeout=TIMEOUT_S):
                 octets += PREFIX_OCTETS + len(answer)
             durations.append(time.perf_counter() - began)
             if order["answer_octets"] and octets != order["answer_octets"]:

@@ -6,9 +6,10 @@ hits each alike. What must not live here: starting servers (processes.py), load 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import calls
 import load
@@ -17,6 +18,7 @@ from table import count, median, microseconds, milliseconds, show
 
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 
+T = TypeVar("T")
 PAYLOAD = b"x" * 256
 CHUNK = b"x" * 64
 CHUNKS = 100
@@ -93,11 +95,19 @@ def run(*, rounds: int, seconds: float, only: str = "") -> None:
 def _measure(scenario: Scenario, servers: Sequence[Server], rounds: int, seconds: float) -> dict[str, list[Sample]]:
     jobs = {server.name: checked(scenario, server) for server in servers}
     sizes = {server.name: _size(server, jobs[server.name], scenario.in_flight, seconds) for server in servers}
-    samples: dict[str, list[Sample]] = {server.name: [] for server in servers}
+
+    def one(server: Server) -> Sample:
+        return turn(server, jobs[server.name], calls=sizes[server.name], in_flight=scenario.in_flight)
+
+    return alternate(servers, rounds, one)
+
+
+def alternate(servers: Sequence[Server], rounds: int, one: Callable[[Server], T]) -> dict[str, list[T]]:
+    """Give every server its turn in every round; every other round goes the other way round."""
+    samples: dict[str, list[T]] = {server.name: [] for server in servers}
     for number in range(rounds):
         for server in servers if number % 2 == 0 else reversed(servers):
-            sample = turn(server, jobs[server.name], calls=sizes[server.name], in_flight=scenario.in_flight)
-            samples[server.name].append(sample)
+            samples[server.name].append(one(server))
     return samples
 
 

@@ -30,6 +30,7 @@ class Job:
     method: str
     body: bytes
     answer_octets: int  # of one call's messages in all, their 5-octet prefixes included; 0: do not check
+    messages: int = 1  # how often a call sends the body
 
     @property
     def path(self) -> str:
@@ -69,7 +70,7 @@ def _h2load(server: Server, job: Job, calls: int, in_flight: int) -> Ran:
     connections = min(CONNECTIONS.get(in_flight, 1), in_flight)
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder) / "body", Path(folder) / "log"
-        body.write_bytes(b"\0" + len(job.body).to_bytes(4, "big") + job.body)
+        body.write_bytes((b"\0" + len(job.body).to_bytes(4, "big") + job.body) * job.messages)
         command = [str(H2LOAD), f"--requests={calls}", f"--clients={connections}", "--threads=1"]
         command += [f"--max-concurrent-streams={-(-in_flight // connections)}", f"--data={body}", f"--log-file={log}"]
         command += ["--header=content-type: application/grpc", "--header=te: trailers"]
@@ -104,6 +105,7 @@ def _driver(server: Server, job: Job, calls: int, in_flight: int) -> Ran:
         "address": server.address,
         "path": job.path,
         "body": job.body.hex(),
+        "messages": job.messages,
         "answer_octets": job.answer_octets,
         "calls": calls,
         "in_flight": in_flight,

@@ -134,7 +134,7 @@ def ours(config: str, *overrides: str, name: str = "actorserve") -> Iterator[Ser
 def peer(which: str) -> Iterator[Server]:
     """A peer of peers.py."""
     port = free_port()
-    names = {"grpclib": "grpclib on asyncio", "grpcio": "grpcio.aio"}
+    names = {"grpclib": "grpclib on asyncio", "grpcio": "grpcio.aio", "bare": "our transport"}
     server = Server(names[which], [str(HERE / "peers.py"), which, str(port)], port)
     try:
         yield server

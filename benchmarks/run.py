@@ -1,7 +1,7 @@
 """Measures the server and prints tables: `python benchmarks/run.py`, or `just bench`.
 
 docs/performance.md says what each table means and keeps a run's figures. The parts, by name:
-echo, overhead, memory, start, models, generation. What must not live here: how anything is measured.
+echo, transport, calls, overhead, memory, start, models, generation. What must not live here: how anything is measured.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import footprint
 import generation
 import load
 import models
+import open_calls
+import transport
 from table import machine
 
-PARTS = ("echo", "overhead", "memory", "start", "models", "generation")
+PARTS = ("echo", "transport", "calls", "overhead", "memory", "start", "models", "generation")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--memory-seconds", type=float, default=60.0, help="the load of the part memory (60)")
     arguments.add_argument("--quick", action="store_true", help="3 rounds of 0.5 s: to see that everything runs")
     arguments.add_argument("--only", action="append", choices=PARTS, help="one part; may be repeated")
-    arguments.add_argument("--scenario", default="", help="of echo, only tables whose title holds this text")
+    arguments.add_argument(
+        "--scenario", default="", help="of echo and transport, only tables whose title holds this text"
+    )
     return arguments
 
 
@@ -42,6 +46,10 @@ def main() -> None:
     parts = options.only or PARTS
     if "echo" in parts:
         echo.run(rounds=rounds, seconds=seconds, only=options.scenario)
+    if "transport" in parts:
+        transport.run(rounds=rounds, seconds=seconds, only=options.scenario)
+    if "calls" in parts:
+        open_calls.run()
     if "overhead" in parts:
         models.overhead(rounds=rounds, seconds=seconds)
     if "memory" in parts:
