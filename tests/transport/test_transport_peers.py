@@ -186,8 +186,8 @@ def many(message, context):
 
 def wait(message, context):
     over = threading.Event()
-    context.add_callback(over.set)
-    over.wait()
+    if context.add_callback(over.set):  # otherwise the call has ended already
+        over.wait()
     return message
 
 
