@@ -158,10 +158,10 @@ class ClientConnection:
             except LOST as error:
                 self._lose("the connection was lost" if str(error) == "" else f"the connection was lost: {error}")
                 return
-            self._last_read = anyio.current_time()
+            self._last_read = now = anyio.current_time()
             if self._sign is not None:
                 self._sign.set()
-            for event in core.receive(data):
+            for event in core.receive(data, now):
                 self._handle(event)
             self._tell_room()
             if core.wants_write:

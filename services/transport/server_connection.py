@@ -364,7 +364,11 @@ class ServerConnection:
         if call.expires is not None and trio.current_time() >= call.expires:
             status, text = Status.DEADLINE_EXCEEDED, "the deadline passed"
         if call.stream.state == s.CLOSED:
-            if call.status is None or call.stream.reset_code not in {None, frames.NO_ERROR}:
+            code = call.stream.reset_code
+            if code not in {None, frames.NO_ERROR, frames.CANCEL}:
+                call.status, _ = grpc.from_reset(code)
+                call.status_message = f"the stream was reset with {grpc.code_name(code)}"
+            elif call.status is None or code == frames.CANCEL:
                 call.status, call.status_message = Status.CANCELLED, "the client went away"
         elif call.status is None:
             call.end(status, text, None, b"")
