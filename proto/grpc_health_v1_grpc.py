@@ -5,7 +5,6 @@ import abc
 import typing
 
 import grpclib.const
-import grpclib.client
 if typing.TYPE_CHECKING:
     import grpclib.server
 
@@ -51,7 +50,8 @@ class HealthBase(abc.ABC):
 
 class HealthStub:
 
-    def __init__(self, channel: grpclib.client.Channel) -> None:
+    def __init__(self, channel: 'grpclib.client.Channel') -> None:
+        import grpclib.client
         self.Check = grpclib.client.UnaryUnaryMethod(
             channel,
             '/grpc.health.v1.Health/Check',

@@ -5,7 +5,6 @@ import abc
 import typing
 
 import grpclib.const
-import grpclib.client
 if typing.TYPE_CHECKING:
     import grpclib.server
 
@@ -31,7 +30,8 @@ class ServerReflectionBase(abc.ABC):
 
 class ServerReflectionStub:
 
-    def __init__(self, channel: grpclib.client.Channel) -> None:
+    def __init__(self, channel: 'grpclib.client.Channel') -> None:
+        import grpclib.client
         self.ServerReflectionInfo = grpclib.client.StreamStreamMethod(
             channel,
             '/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo',

@@ -5,7 +5,6 @@ import abc
 import typing
 
 import grpclib.const
-import grpclib.client
 if typing.TYPE_CHECKING:
     import grpclib.server
 
@@ -63,7 +62,8 @@ class InferenceAPIsServiceBase(abc.ABC):
 
 class InferenceAPIsServiceStub:
 
-    def __init__(self, channel: grpclib.client.Channel) -> None:
+    def __init__(self, channel: 'grpclib.client.Channel') -> None:
+        import grpclib.client
         self.Ping = grpclib.client.UnaryUnaryMethod(
             channel,
             '/org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping',

@@ -5,7 +5,6 @@ import abc
 import typing
 
 import grpclib.const
-import grpclib.client
 if typing.TYPE_CHECKING:
     import grpclib.server
 
@@ -81,7 +80,8 @@ class ManagementAPIsServiceBase(abc.ABC):
 
 class ManagementAPIsServiceStub:
 
-    def __init__(self, channel: grpclib.client.Channel) -> None:
+    def __init__(self, channel: 'grpclib.client.Channel') -> None:
+        import grpclib.client
         self.DescribeModel = grpclib.client.UnaryUnaryMethod(
             channel,
             '/org.pytorch.serve.grpc.management.ManagementAPIsService/DescribeModel',
