@@ -63,7 +63,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="of the first conversation; by default any")
     parser.add_argument("--count", type=int, help="so many conversations, each on the core and on a server")
     options = parser.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+    level = logging.CRITICAL if options.count is None else logging.ERROR  # a few seeds: show what was logged, too
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
     first = random.SystemRandom().randrange(10**9) if options.seed is None else options.seed
     print(f"first seed: {first}", flush=True)
     sys.exit(1 if fuzz(first, options.minutes, options.count) else 0)
