@@ -42,3 +42,11 @@ bench *args:
 # attack a server of its own for a few minutes; figures stand in docs/security.md
 attack *args:
     {{ python }} benchmarks/attack.py {{ args }}
+
+# thousands of connections and millions of frames: memory stays flat (docs/performance.md)
+soak *args:
+    {{ python }} benchmarks/soak.py {{ args }}
+
+# mutated conversations for ten minutes; failures print their seed
+fuzz *args:
+    {{ python }} benchmarks/fuzz.py {{ args }}
