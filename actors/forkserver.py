@@ -4,6 +4,7 @@ The rules stand in forkserver_main.py and design §3. The server itself never fo
 `subprocess.Popen` in trio's own thread and without preexec_fn, since PR_SET_PDEATHSIG follows the thread
 that spawned (a child started from trio's thread pool was killed 10 s later, when the pool's thread idled out).
 Workers are waited for and signalled through a pidfd, never by number.
+Over 250 lines: the process, and the workers that it forked, end together.
 """
 
 from __future__ import annotations

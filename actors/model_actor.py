@@ -6,6 +6,7 @@ mailbox. The first that finds the worker dead says why and cancels the others; w
 ends or goes back.
 
 What must not live here: restarts (supervisor.py decides), who is in a batch (batching.py), bytes (wire.py).
+Over 250 lines: the tasks share one nursery and what they find out.
 """
 
 from __future__ import annotations

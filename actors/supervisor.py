@@ -8,6 +8,7 @@
 It is asked by messages (Spawn, Scale, Stop, Observe); each answer is a Reply that any number may await. Its
 loop never awaits one: a client's cancel or deadline ends the answer, never the change (design §8). An error
 of the supervisor itself is not turned into anything: it ends the server.
+Over 250 lines: every message has its answer here, so that the tree is read in one place.
 """
 
 from __future__ import annotations

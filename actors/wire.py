@@ -7,6 +7,7 @@ An unknown kind ends the connection: `FrameReader` raises `WireError`, and so do
 that is not exactly what its kind says: what a worker sends may be anything, and must not hurt the server.
 
 What must not live here: sockets, clocks, trio, torch, gRPC.
+Over 250 lines: what packs a frame stands beside what reads it.
 """
 
 from __future__ import annotations

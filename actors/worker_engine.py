@@ -5,126 +5,27 @@ The order of one round: take in what has arrived; run one batch; let every gener
 give one chunk; prefill one new generation; step all that have credit. So batches, streams and newcomers
 share the device fairly, and a cancelled stream is closed before its next step.
 
+Over 250 lines: batches and streams share the rounds and what is to be written.
 What must not live here: sockets, processes (worker_main.py), trio, torch (the handler brings it).
 """
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 from actorserve.actors import wire
-from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Item, Kind, Outcome, Result
+from actorserve.actors.wire import Item, Kind, Outcome, Result
+from actorserve.actors.worker_items import Arrival, Flags, Stream, encode, failure, text_of
 from actorserve.errors import BadInput
 from actorserve.handlers.base import Request, Step
 
 LATEST_FLUSH_S = 0.005
-
-
-def encode(answer: Any) -> bytes:
-    """An Answer's bytes (contracts §1): bytes as they are, str as UTF-8, anything else as JSON."""
-    if isinstance(answer, bytes):
-        return answer
-    if isinstance(answer, str):
-        return answer.encode()
-    if isinstance(answer, (bytearray, memoryview)):
-        return bytes(answer)
-    return json.dumps(answer).encode()
-
-
-def text_of(error: BaseException) -> str:
-    """An exception's text, whatever its class does."""
-    try:
-        return str(error)[:2000]
-    except Exception:  # noqa: BLE001  # the handler's class
-        return "(its text cannot be had)"
-
-
-def failure(error: BaseException) -> tuple[Outcome, bytes]:
-    """How an exception of the handler travels back."""
-    if isinstance(error, BadInput):
-        return Outcome.BAD_INPUT, wire.error_data(str(error.field), str(error.text))
-    return Outcome.RAISED, wire.error_data(type(error).__name__, text_of(error))
-
-
 QUICK_ROUND_S = 0.0005
 HOLD_S = 0.001
-
-
-class Arrival(NamedTuple):
-    """A frame as the reader thread hands it over; `content`: a BATCH's items, an OPEN's item, else the payload."""
-
-    kind: int
-    id: int
-    content: Any
-
-
-class Flags:
-    """What the reader thread tells the main thread while model code runs, and the other way round."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._live: dict[int, bool] = {}
-        self._call_began: float | None = None
-
-    def add(self, ids: Sequence[int]) -> None:
-        """Items have arrived (reader thread)."""
-        with self._lock:
-            self._live.update(dict.fromkeys(ids, False))
-
-    def cancel(self, id: int) -> None:
-        """The caller of an item has gone (reader thread). Unknown: it has ended already."""
-        with self._lock:
-            if id in self._live:
-                self._live[id] = True
-
-    def forget(self, ids: Sequence[int]) -> None:
-        """Items have ended (main thread)."""
-        with self._lock:
-            for id in ids:
-                self._live.pop(id, None)
-
-    def is_cancelled(self, id: int) -> bool:
-        """Whether the caller of a live item has gone."""
-        return self._live.get(id, False)
-
-    @contextmanager
-    def handler_call(self) -> Iterator[None]:
-        """Time spent inside counts against `response_timeout_s`."""
-        self._call_began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._call_began = None
-
-    def seconds_in_call(self) -> float:
-        """For how long the main thread has been inside the current handler call; 0 outside."""
-        began = self._call_began
-        return 0.0 if began is None else time.monotonic() - began
-
-
-class Stream:
-    """One stream: a generator, or a generation of a continuous batch; and the credit it has left."""
-
-    __slots__ = ("bytes", "chunks", "id", "iterator", "request", "state")
-
-    def __init__(self, id: int, request: Request) -> None:
-        self.id = id
-        self.request = request
-        self.iterator: Iterator[Any] | None = None
-        self.state: Any = None
-        self.chunks = CREDIT_CHUNKS
-        self.bytes = CREDIT_BYTES
-
-    def has_credit(self) -> bool:
-        """Whether it may give one chunk, however large."""
-        return self.chunks > 0 and self.bytes > 0
 
 
 class Engine:

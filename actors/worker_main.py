@@ -27,7 +27,8 @@ from typing import Any
 
 from actorserve.actors import wire
 from actorserve.actors.wire import Frame, FrameReader, Kind
-from actorserve.actors.worker_engine import Arrival, Engine, Flags, text_of
+from actorserve.actors.worker_engine import Engine
+from actorserve.actors.worker_items import Arrival, Flags, text_of
 from actorserve.errors import ActorserveError, LoadFailed
 from actorserve.handlers.base import Context, Request, missing_methods
 
@@ -217,6 +218,7 @@ def abilities(handler: Any, load_s: float) -> dict[str, Any]:
 
 def run(sock: socket.socket) -> int:
     """Serve one socket; returns the process's exit status."""
+    sys.dont_write_bytecode = True  # code that is replaced within a second would be taken for the old one
     end = Wire(sock)
     inbox: SimpleQueue[list[Arrival]] = SimpleQueue()
     flags = Flags()

@@ -34,6 +34,7 @@ FLOORS = {
     "actorserve.actors.in_hand": 3,
     "actorserve.actors.mailbox": 3,
     "actorserve.actors.worker_engine": 3,
+    "actorserve.actors.worker_items": 3,
     "actorserve.actors.worker_main": 3,
     "actorserve.actors.worker_process": 3,
     "actorserve.actors.directory": 4,
@@ -56,7 +57,12 @@ FLOORS = {
 WHOLE = ("actorserve.proto", "actorserve.handlers", "actorserve.services", "actorserve.services.transport")
 """Packages that stand on one floor with everything in them."""
 
-IN_WORKERS = ("actorserve.actors.worker_main", "actorserve.actors.worker_engine", "actorserve.actors.forkserver_main")
+IN_WORKERS = (
+    "actorserve.actors.worker_main",
+    "actorserve.actors.worker_engine",
+    "actorserve.actors.worker_items",
+    "actorserve.actors.forkserver_main",
+)
 PURE = ("batching", "supervision", "messages", "wire")
 SANS_IO = ("frames", "grpc", "hpack", "streams", "outgoing", "state", "connection")
 MODEL_LIBRARIES = {"torch", "numpy", "safetensors", "tokenizers", "transformers", "PIL"}
