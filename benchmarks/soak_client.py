@@ -18,7 +18,7 @@ from actorserve.services.transport import frames as f
 from actorserve.services.transport import grpc
 from actorserve.services.transport.connection import Connection
 from actorserve.services.transport.messages import MessageReader, frame_message
-from actorserve.services.transport.streams import CLOSED, ConnectionBroken, DataReceived, Stream
+from actorserve.services.transport.streams import CLOSED, ConnectionBroken, DataReceived, GoawayReceived, Stream
 
 MAX_MESSAGE = 1 << 20
 READ_SIZE = 65_536
@@ -96,6 +96,7 @@ class Talk:
     def __init__(self, stream: trio.SocketStream, tally: Tally) -> None:
         self.core = Connection(client=True)
         self.stream = stream
+        self.farewell = ""  # what the server said in its GOAWAY
         self._tally = tally
         self._up, self._down = FrameCount(len(f.PREFACE)), FrameCount(0)
 
@@ -112,6 +113,8 @@ class Talk:
         for event in self.core.receive(bytes(data), trio.current_time()):
             if isinstance(event, DataReceived) and event.stream.owner is not None:
                 event.stream.owner.take(self.core)
+            elif isinstance(event, GoawayReceived):
+                self.farewell = f"{grpc.code_name(event.code)} {event.text}"
             elif isinstance(event, ConnectionBroken):
                 self._tally.wrong[f"the server broke the protocol: {event.text}"] += 1
                 return False
@@ -170,6 +173,7 @@ async def live(port: int, dice: random.Random, turns: trio.CapacityLimiter, tall
         talk = Talk(stream, tally)
         try:
             with trio.fail_after(PATIENCE_S + IDLE_S * 10):
+                await talk.flush()  # the preface: the server waits for it a few seconds only
                 for _ in range(dice.randrange(1, 6)):
                     async with turns:
                         await burst(talk, dice, tally)
@@ -189,7 +193,7 @@ async def burst(talk: Talk, dice: random.Random, tally: Tally) -> None:
     await talk.flush()
     while any(call.open for call in made):
         if not await talk.read():
-            tally.wrong["the server closed a connection"] += 1
+            tally.wrong[f"the server closed a connection: {talk.farewell or 'without GOAWAY'}"] += 1
             return
         await talk.flush()
     for call in made:
