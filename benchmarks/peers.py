@@ -18,7 +18,7 @@ import grpclib.server
 import trio
 
 from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
-from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
+from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest, TorchServeHealthResponse
 from actorserve.services.transport.server import GrpcServer
 
 SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
@@ -46,8 +46,9 @@ class GrpclibEcho(InferenceAPIsServiceBase):  # type: ignore[misc]  # generated 
             await stream.send_message(PredictionResponse(prediction=data))
 
     async def Ping(self, stream: Any) -> None:  # noqa: N802
-        """Not measured."""
-        raise NotImplementedError
+        """Always well; not measured."""
+        await stream.recv_message()
+        await stream.send_message(TorchServeHealthResponse(health="Healthy"))
 
     async def StreamPredictions2(self, stream: Any) -> None:  # noqa: N802
         """Each message is answered when it comes."""

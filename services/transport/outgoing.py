@@ -17,6 +17,7 @@ Rules
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 
 from actorserve.services.transport.frames import (
@@ -40,7 +41,7 @@ PURGE_ABOVE = 4096
 TINY = 64  # a DATA frame that a window made smaller than this is counted (patience.py)
 
 
-class Outgoing:
+class Outgoing(ABC):
     """What a connection has to send. `Connection` adds the receiving half."""
 
     def __init__(self, max_buffered: int) -> None:
@@ -143,9 +144,9 @@ class Outgoing:
         if self.buffered > self._max_buffered and stream.pending:  # rule 4
             self.reset(stream, ENHANCE_YOUR_CALM)
 
+    @abstractmethod
     def reset(self, stream: Stream, code: int) -> None:
-        """End a stream now."""
-        raise NotImplementedError
+        """End a stream now; the connection knows how."""
 
     def _queue(self, stream: Stream) -> None:
         if stream.queued:
