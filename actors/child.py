@@ -1,7 +1,7 @@
 """One child of the supervisor: a replica's life across its incarnations.
 
-It runs an incarnation, asks supervision.judge what its end means, and does that. Its state, counts and
-reasons are what the tree shows. What must not live here: the decision (supervision.py), the worker
+It runs incarnations (succession.py), asks supervision.judge what an end means, and does that. Its state, counts
+and reasons are what the tree shows. What must not live here: the decision (supervision.py), the worker
 (model_actor.py), the other children (supervisor.py).
 """
 
@@ -18,7 +18,8 @@ from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import ChildSpec, Crashed, Exit, Killed, ReplicaView, State
 from actorserve.actors.model_actor import ActorSettings, Incarnation
 from actorserve.actors.reply import Reply, fail_quietly
-from actorserve.actors.supervision import GiveUp, Gone, RestartAfter, judge
+from actorserve.actors.succession import Succession
+from actorserve.actors.supervision import GiveUp, Gone, RestartAfter, cause_of, judge
 from actorserve.errors import ActorserveError, LoadFailed, StartupTimeout, Unavailable
 
 log = structlog.get_logger("actorserve.model")
@@ -27,7 +28,10 @@ ALIVE = frozenset((State.LOADING, State.READY, State.RESTARTING))
 
 
 class Child:
-    """See the module's docstring. `on_change` is called after each change of `state`."""
+    """See the module's docstring. `on_change` is called after each change of `state`.
+
+    `turn`: held while a worker is being replaced; shared by the replicas of a model.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Child:
         *,
         stable_after_s: float,
         on_change: Callable[[], None],
+        turn: trio.Lock,
     ) -> None:
         self.spec = spec
         self.state = State.LOADING
@@ -44,30 +49,40 @@ class Child:
         self.ready: Reply[None] = Reply()
         self.gone = trio.Event()
         self._mailbox = mailbox
-        self._settings = settings
         self._stable_after_s = stable_after_s
         self._on_change = on_change
         self._scope = trio.CancelScope()
         self._stop = trio.Event()
-        self._incarnation: Incarnation | None = None
-        self._number = 0
         self._restarts = 0
         self._failures = 0
         self._last_exit: Exit | None = None
+        self._pause_s: float | None = None
         self._started_at = time.time()
         self._log = log.bind(model=spec.model.key, worker=spec.index)
+        self._succession = Succession(
+            lambda ready, worn: Incarnation(spec, mailbox, settings, ready, worn),
+            on_ready=self._on_ready,
+            on_end=self._on_end,
+            may_replace=lambda: not self._is_stopping,
+            turn=turn,
+            log=self._log,
+        )
 
     @property
     def is_alive(self) -> bool:
         """Whether it answers, or will."""
         return self.state in ALIVE
 
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stop.is_set() or self._mailbox.closed
+
     def drain(self) -> None:
         """Take nothing more, finish what is in hand, end. Idempotent."""
         self._stop.set()
-        if self._incarnation is not None and self.state is State.READY:
+        if self.state is State.READY:
             self._change(State.DRAINING)
-            self._incarnation.drain()
+            self._succession.drain()
         elif self.is_alive:
             self.kill()
 
@@ -92,34 +107,33 @@ class Child:
             self.gone.set()
 
     async def _run_incarnations(self) -> None:
-        while True:
-            self._number += 1
-            incarnation = self._incarnation = Incarnation(self.spec, self._mailbox, self._settings, self._on_ready)
-            self._last_exit = None
-            try:
-                exit = await incarnation.run()
-            except Exception as error:  # noqa: BLE001  # an incarnation that fails is a crash, whoever's fault it is
-                self._log.exception("worker's actor failed")
-                exit = Crashed(f"a bug in the server: {type(error).__name__}: {error}")
-            self._incarnation = None
-            self._last_exit = exit
-            delay = self._after(exit, incarnation)
-            if delay is None:
-                return
-            with trio.move_on_after(delay):
-                await self._stop.wait()
-                return
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._succession.live(nursery)
+                if self._pause_s is None:
+                    return
+                with trio.move_on_after(self._pause_s):
+                    await self._stop.wait()
+                    self._succession.drain()  # an heir may be loading
+                    return
 
     def _on_ready(self, seconds: float) -> None:
         self._started_at = time.time()
         self.reason = ""
         self._change(State.READY)
-        pid = self._incarnation.pid if self._incarnation is not None else None
-        self._log.info("worker ready", pid=pid, seconds=round(seconds, 3), incarnation=self._number)
+        current = self._succession.current
+        pid = None if current is None else current.pid
+        self._log.info("worker ready", pid=pid, seconds=round(seconds, 3), incarnation=self._succession.begun)
         if not self.ready.is_set:
             self.ready.set(None)
         if self._stop.is_set():
             self.drain()
+
+    def _on_end(self, incarnation: Incarnation, exit: Exit) -> bool:
+        """An incarnation ended with nobody in its place; whether there will be a next one, after `_pause_s`."""
+        self._last_exit = exit
+        self._pause_s = self._after(exit, incarnation)
+        return self._pause_s is not None
 
     def _after(self, exit: Exit, incarnation: Incarnation) -> float | None:
         """Do what the verdict on an ended incarnation says; seconds to wait for the next, None for the end."""
@@ -127,13 +141,13 @@ class Child:
         verdict = judge(
             exit,
             restart=self.spec.restart,
-            stopping=self._stop.is_set() or self._mailbox.closed,
+            stopping=self._is_stopping,
             proven=incarnation.answered > 0 or stable,
             failures=self._failures,
             max_restarts=self.spec.model.max_restarts,
             luck=random.random(),  # noqa: S311  # jitter, not a secret
         )
-        cause = exit.cause if isinstance(exit, Crashed) else ""
+        cause = cause_of(exit)
         match verdict:
             case RestartAfter(delay, failures):
                 self._failures = failures
@@ -146,7 +160,8 @@ class Child:
                 self._failures = failures
                 self._give_up(reason, exit)
             case Gone():
-                pass
+                if not self._is_stopping:
+                    self._log.info("worker gone", cause=cause)
         return None
 
     def _give_up(self, reason: str, exit: Exit) -> None:
@@ -165,18 +180,19 @@ class Child:
 
     def view(self) -> ReplicaView:
         """What the tree shows of it."""
-        incarnation = self._incarnation
+        current = self._succession.current
         return ReplicaView(
             name=self.spec.name,
             index=self.spec.index,
             device=self.spec.device,
             state=self.state,
-            incarnation=self._number,
-            pid=None if incarnation is None else incarnation.pid,
+            incarnation=self._succession.begun,
+            pid=None if current is None else current.pid,
             restarts=self._restarts,
+            replaced=self._succession.replaced,
             failures_in_a_row=self._failures,
             last_exit=self._last_exit,
             reason=self.reason,
             started_at=self._started_at,
-            in_hand=0 if incarnation is None else incarnation.in_hand,
+            in_hand=self._succession.in_hand,
         )

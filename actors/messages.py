@@ -36,6 +36,15 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenSequence:
+    """Open a stateful sequence on one replica. The reply is a `Duplex`: items go in, one reply each comes out."""
+
+    inputs: Mapping[str, bytes] = field(default_factory=dict)  # of no item: what is asked comes with the items
+    metadata: Metadata = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One item's result: the encoded answer, and trailing metadata that the handler set."""
 
@@ -44,33 +53,6 @@ class Answer:
 
 
 # --- what runs, as data -----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """One model version: what its replicas run and how they are fed. Durations in seconds."""
-
-    name: str
-    version: str
-    handler: str
-    model_dir: Path
-    url: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    workers_min: int = 1
-    workers_max: int = 1
-    threads: int = 1
-    batch_size: int = 32
-    max_batch_delay_s: float = 0.0
-    queue_size: int = 100
-    startup_timeout_s: float = 120.0
-    response_timeout_s: float = 120.0
-    max_restarts: int = 5
-    loaded_at_startup: bool = False
-
-    @property
-    def key(self) -> str:
-        """`name/version`: the model version's name in logs."""
-        return f"{self.name}/{self.version}"
 
 
 class Restart(Enum):
@@ -82,12 +64,96 @@ class Restart(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    """Where a model's code runs and what it finds there. `path`: absolute folders; `requirements`: lines for pip.
+
+    `requirements_file`: an absolute path, instead of lines. `base`: the folder that relative requirements mean.
+    """
+
+    path: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    pass_env: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    requirements_file: str = ""
+    base: str = ""
+    install_timeout_s: float = 600.0
+    in_thread: bool = False
+
+    @property
+    def installs(self) -> bool:
+        """Whether it needs a venv of its own."""
+        return bool(self.requirements or self.requirements_file)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model version: what its replicas run and how they are fed. Durations in seconds.
+
+    `devices`: those that its replicas share, or "auto" alone. `threads`: 0 is the replica's share of the cores.
+    """
+
+    name: str
+    version: str
+    handler: str
+    model_dir: Path
+    url: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    workers_min: int = 1
+    workers_max: int = 1
+    target_ongoing_requests: float = 2.0
+    upscale_delay_s: float = 30.0
+    downscale_delay_s: float = 600.0
+    devices: tuple[str, ...] = ("auto",)
+    threads: int = 1
+    batch_size: int = 32
+    max_batch_delay_s: float = 0.0
+    queue_size: int = 100
+    startup_timeout_s: float = 120.0
+    response_timeout_s: float = 120.0
+    max_restarts: int = 5
+    restart: Restart = Restart.TRANSIENT
+    max_worker_memory_mb: int = 0
+    max_requests_per_worker: int = 0
+    max_sequences: int = 100
+    sequence_idle_timeout_s: float = 60.0
+    loaded_at_startup: bool = False
+    environment: Environment = field(default_factory=Environment)
+
+    @property
+    def key(self) -> str:
+        """`name/version`: the model version's name in logs."""
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The device that one replica has. `visible`: its GPU as CUDA_VISIBLE_DEVICES names it; empty: none.
+
+    `number` tells two placements on one device apart.
+    """
+
+    device: str = "cpu"
+    visible: str = ""
+    number: int = 0
+
+    @property
+    def in_worker(self) -> str:
+        """The device as its worker sees it, which sees one GPU at most."""
+        return "cuda:0" if self.visible else self.device
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its worker's environment says of devices; numbers count as nvidia-smi does."""
+        return {"CUDA_VISIBLE_DEVICES": self.visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+@dataclass(frozen=True, slots=True)
 class ChildSpec:
     """One replica: what to run, on which device, and what happens when it ends."""
 
     model: ModelSpec
     index: int
-    device: str = "cpu"
+    placement: Placement = Placement()
     restart: Restart = Restart.TRANSIENT
     grace_s: float = 30.0
 
@@ -95,6 +161,11 @@ class ChildSpec:
     def name(self) -> str:
         """`name/version#index`: the replica's name in logs and in the tree."""
         return f"{self.model.key}#{self.index}"
+
+    @property
+    def device(self) -> str:
+        """Its device's name, as the configuration has it."""
+        return self.placement.device
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +175,7 @@ class Capabilities:
     infer: bool
     generate: bool
     continuous: bool = False
+    sequences: bool = False
 
     @property
     def streams(self) -> bool:
@@ -112,13 +184,14 @@ class Capabilities:
 
 
 class State(Enum):
-    """State of an actor. READY: loaded and warm."""
+    """State of an actor. READY: loaded and warm. NO_WORKERS: of a model alone, one without replicas."""
 
     LOADING = "LOADING"
     READY = "READY"
     RESTARTING = "RESTARTING"
     DRAINING = "DRAINING"
     FAILED = "FAILED"
+    NO_WORKERS = "NO_WORKERS"
 
 
 # --- how one incarnation ended ------------------------------------------------------------
@@ -126,12 +199,12 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The child had nothing more to do."""
+    """The worker ended by itself: it was READY, had nothing in hand, and its exit status was 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """The child was told to drain, and did."""
+    """The child was told to drain, by a stop or because another took its place, and did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +264,10 @@ class Observe:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
-    """One replica as it is now. `ready_for_s`, `memory_bytes`: None where it is not READY."""
+    """One replica as it is now. `restarts`: after an end; `replaced`: in good health, because of a limit.
+
+    `started_at`: seconds of the system's clock. `in_hand`: requests that its workers have.
+    """
 
     name: str
     index: int
@@ -200,6 +276,7 @@ class ReplicaView:
     incarnation: int
     pid: int | None
     restarts: int
+    replaced: int
     failures_in_a_row: int
     last_exit: Exit | None
     reason: str
@@ -220,6 +297,7 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The supervisor's tree, frozen."""
+    """The supervisor's tree, frozen. `leaving`: models that were unregistered and still drain."""
 
     models: tuple[ModelView, ...]
+    leaving: tuple[ModelView, ...] = ()

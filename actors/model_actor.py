@@ -1,18 +1,19 @@
 """One incarnation of a model actor: it owns one worker from its spawn to its end.
 
 The tasks of an incarnation, all in one nursery: the worker's writer, its reader (frames -> endings), the
-two output pumps, the one that waits for the process, the watch (hangs), and the loop that takes work from the
-mailbox. The first that finds the worker dead says why and cancels the others; what the worker had in hand then
-ends or goes back.
+two output pumps, the one that waits for the process, the watch (hangs), the scales (memory), and the loop that
+takes work from the mailbox. The first that finds the worker dead says why and cancels the others; what the worker
+had in hand then ends or goes back.
 
-What must not live here: restarts (supervisor.py decides), who is in a batch (batching.py), bytes (wire.py).
+What must not live here: restarts (supervision.py decides), who replaces a worn worker (succession.py),
+who is in a batch (batching.py), bytes (wire.py).
 Over 250 lines: the tasks share one nursery and what they find out.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,20 @@ import structlog
 import trio
 
 from actorserve.actors import batching, wire
+from actorserve.actors.environment import search_path
 from actorserve.actors.in_hand import InHand
 from actorserve.actors.mailbox import Mailbox, Signal
-from actorserve.actors.messages import Capabilities, ChildSpec, Crashed, Drained, Exit, Killed
+from actorserve.actors.memory import own_memory
+from actorserve.actors.messages import Capabilities, ChildSpec, Crashed, Drained, Exit, Finished, Killed
+from actorserve.actors.pulse import NO_PONG_BEATS, Beat, Pulse
 from actorserve.actors.wire import Frame, Kind
 from actorserve.actors.worker_process import LineLimit, OutputPump, Spawner, Worker, dropped_lines
-from actorserve.errors import ActorCrashed, ActorserveError, Draining
+from actorserve.errors import ActorCrashed, ActorserveError, Draining, LoadFailed
 
 OF_WORK = frozenset(int(kind) for kind in (Kind.RESULT, Kind.CHUNK, Kind.BEGUN, Kind.DONE, Kind.ERROR))
-PING_EVERY_S = 1.0
-NO_PONG_S = 10.0
+BEAT_S = 1.0
+WEIGH_EVERY_S = 5.0
+MEGABYTE = 1 << 20
 REAP_S = 5.0
 LAST_WORDS_S = 1.0
 LEVELS = frozenset(("debug", "info", "warning", "error", "critical"))
@@ -40,21 +45,35 @@ log = structlog.get_logger("actorserve.model")
 
 @dataclass(frozen=True, slots=True)
 class ActorSettings:
-    """What every incarnation of every actor shares. `gather_limit`: bytes of one unary answer."""
+    """What every incarnation of every actor shares. `gather_limit`: bytes of one unary answer.
+
+    `measure`: bytes of memory that the process of a pid holds by itself, None where it has gone.
+    """
 
     spawner: Spawner
     cache_dir: Path
     path: tuple[str, ...] = ()
     gather_limit: int = 6_553_500
+    measure: Callable[[int | None], Awaitable[int | None]] = own_memory
 
 
 class Incarnation:
-    """See the module's docstring. `run` once."""
+    """See the module's docstring. `run` once.
+
+    `worn`: why it should be replaced, once it should; `on_worn` is called then, and it goes on until `drain`.
+    """
 
     def __init__(
-        self, spec: ChildSpec, mailbox: Mailbox, settings: ActorSettings, on_ready: Callable[[float], None]
+        self,
+        spec: ChildSpec,
+        mailbox: Mailbox,
+        settings: ActorSettings,
+        on_ready: Callable[[float], None],
+        on_worn: Callable[[], None],
     ) -> None:
         self.spec = spec
+        self.worn = ""
+        self._on_worn = on_worn
         self.ready_at: float | None = None
         self.pid: int | None = None
         self._mailbox = mailbox
@@ -65,7 +84,7 @@ class Incarnation:
         self._stopping = False
         self._process_ended = trio.Event()
         self._log_limit = LineLimit()
-        self._last_pong = 0.0
+        self._pulse = Pulse()
         self._loaded = trio.Event()
         self._ended = trio.Event()
         self._died = False
@@ -95,8 +114,11 @@ class Incarnation:
         limit = self.spec.model.startup_timeout_s
         worker: Worker | None = None
         try:
+            await self._settings.spawner.prepare(self.spec)
             with trio.move_on_after(limit):
                 worker = await self._settings.spawner.spawn(self.spec)
+        except LoadFailed as error:
+            return Crashed(str(error), permanent=error.permanent)
         except Exception as error:  # noqa: BLE001  # whatever a spawner raises is a failed start
             return Crashed(f"no worker could be started: {error}")
         if worker is None:
@@ -143,7 +165,12 @@ class Incarnation:
                 self._ended.set()
         if drained:
             return Drained()
-        return self._failure or Crashed(describe_status(status))
+        if status == 0 and self._failure is None and self.ready_at is not None and not in_hand.items:
+            return Finished()
+        crashed = self._failure or Crashed(describe_status(status))
+        if worker.process.stuck:
+            return Crashed(f"{crashed.cause}; its thread cannot be killed and still runs", permanent=True)
+        return crashed
 
     async def _work(self, worker: Worker, in_hand: InHand) -> bool:
         """Load, serve, and drain; True if it drained, False if the worker died (see `_failure`)."""
@@ -154,6 +181,8 @@ class Incarnation:
             nursery.start_soon(self._await_process, worker, nursery.cancel_scope)
             await self._load(worker)
             nursery.start_soon(self._watch, worker, in_hand)
+            if self.spec.model.max_worker_memory_mb:
+                nursery.start_soon(self._weigh)
             await self._take_until_drained(in_hand)
             await self._say_stop(worker)
             drained = True
@@ -204,7 +233,7 @@ class Incarnation:
             "options": dict(model.options),
             "cache_dir": str(self._settings.cache_dir),
             "threads": model.threads,
-            "path": [*self._settings.path, str(model.model_dir)],
+            "path": search_path(self._settings.path, model),
         }
         began = trio.current_time()
         worker.write(wire.note(Kind.LOAD, content))
@@ -214,7 +243,10 @@ class Incarnation:
             cause = f"not READY within startup_timeout_s = {model.startup_timeout_s:g}"
             self._kill(worker, Crashed(cause, timed_out=True))
             await trio.sleep_forever()  # until the reader has found the end of the socket
-        self.ready_at = self._last_pong = trio.current_time()
+        if excess := await self._excess():
+            self._kill(worker, Crashed(f"as soon as it is loaded {excess}", permanent=True))
+            await trio.sleep_forever()  # as above
+        self.ready_at = trio.current_time()
         self._on_ready(self.ready_at - began)
 
     # --- what the worker says ---------------------------------------------------------------------
@@ -240,7 +272,7 @@ class Incarnation:
             return
         match frame.kind:
             case Kind.PONG:
-                self._last_pong = trio.current_time()
+                self._pulse.heard()
                 limit = self.spec.model.response_timeout_s
                 if wire.read_pong(frame.payload) > limit:
                     self._kill(worker, Crashed(f"no answer within response_timeout_s = {limit:g}"))
@@ -273,21 +305,37 @@ class Incarnation:
     # --- hangs ----------------------------------------------------------------------------------
 
     async def _watch(self, worker: Worker, in_hand: InHand) -> None:
-        """Ping while work is out (contracts §2); kill a worker that hangs or does not answer."""
-        asked_since: float | None = None
+        """Ping (pulse.py says when); kill a worker that does not answer. What PONG says of a hang, `_hear` hears."""
         while True:
-            await trio.sleep(PING_EVERY_S)
+            await trio.sleep(BEAT_S)
             if self._log_limit.dropped:
                 self._log.warning(dropped_lines(self._log_limit.take_dropped()))
-            if not in_hand.items:
-                asked_since = None
-                continue
-            now = trio.current_time()
-            if asked_since is None:
-                asked_since = now
-            if now - max(self._last_pong, asked_since) > NO_PONG_S:
-                self._kill(worker, Crashed(f"no PONG within {NO_PONG_S:.0f} s"))
-            worker.write(wire.frame(Kind.PING))
+            match self._pulse.beat(busy=in_hand.items > 0):
+                case Beat.PING:
+                    worker.write(wire.frame(Kind.PING))
+                case Beat.DEAD:
+                    self._kill(worker, Crashed(f"no PONG within {NO_PONG_BEATS} s"))
+
+    # --- limits -----------------------------------------------------------------------------------
+
+    async def _weigh(self) -> None:
+        """Find out that the worker has grown above `max_worker_memory_mb`."""
+        while not self.worn:
+            await trio.sleep(WEIGH_EVERY_S)
+            self._wear(await self._excess())
+
+    async def _excess(self) -> str:
+        """By how much the worker is above its limit of memory, in words; empty where it is not."""
+        limit = self.spec.model.max_worker_memory_mb
+        held = await self._settings.measure(self.pid) if limit else None
+        if held is None or held <= limit * MEGABYTE:
+            return ""
+        return f"it holds {held / MEGABYTE:.0f} MB of its own, more than max_worker_memory_mb = {limit}"
+
+    def _wear(self, why: str) -> None:
+        if why and not self.worn:
+            self.worn = why
+            self._on_worn()
 
     # --- taking work ------------------------------------------------------------------------------
 
@@ -300,11 +348,18 @@ class Incarnation:
                 self._mailbox.wake_next()
             else:
                 until = self._take(in_hand)
+                self._count(in_hand)
             if not in_hand.items and (self._draining or (self._mailbox.closed and not self._mailbox.waiting)):
                 self._leave_lines()
                 return
             with trio.move_on_at(until):
                 await self._signal.wait()
+
+    def _count(self, in_hand: InHand) -> None:
+        """Find out that the worker has been given `max_requests_per_worker`."""
+        limit = self.spec.model.max_requests_per_worker
+        if limit and in_hand.answered + in_hand.items >= limit:
+            self._wear(f"it has had its max_requests_per_worker = {limit}")
 
     def _take(self, in_hand: InHand) -> float:
         """Take what the decision gives; returns when to look again, at the latest."""

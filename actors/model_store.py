@@ -6,6 +6,7 @@ folder runs in workers only. What must not live here: archives and downloads (no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from actorserve import config
-from actorserve.actors.messages import ModelSpec
+from actorserve.actors.messages import Environment, ModelSpec, Restart
 from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
 
 FILE = "model.toml"
+FOR_OPERATORS = ("isolation", "pass_env")
+"""Keys that only the config file may set: what a folder says of itself cannot open the server to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,9 @@ def read_folder(path: Path) -> Folder:
         raise ConfigError("name", f"{name!r} in {path / FILE} is not text")
     if "source" in content:
         raise ConfigError("source", f"does not belong into {path / FILE}: the folder is the source")
+    for key in FOR_OPERATORS:
+        if key in content:
+            raise ConfigError(key, f"does not belong into {path / FILE}: only the config file may set it")
     return Folder(path, name, content)
 
 
@@ -72,6 +78,7 @@ def spec_of(
 ) -> ModelSpec:
     """A model's ModelSpec. `folder` is what the model's relative `source` means."""
     model_dir = folder
+    given: dict[str, Any] = dict.fromkeys(model.model_fields_set)
     if model.source is not None:
         described = read_folder((folder / model.source).resolve())
         model_dir = described.path
@@ -99,7 +106,26 @@ def spec_of(
         startup_timeout_s=model.startup_timeout_s,
         response_timeout_s=model.response_timeout_s,
         max_restarts=model.max_restarts,
+        restart=Restart(model.restart),
+        max_worker_memory_mb=model.max_worker_memory_mb,
+        max_requests_per_worker=model.max_requests_per_worker,
         loaded_at_startup=loaded_at_startup,
+        environment=_environment(model, {key: folder if key in given else model_dir for key in ("path", "requirements")}),
+    )
+
+
+def _environment(model: config.Model, bases: Mapping[str, Path]) -> Environment:
+    """Where a model's code runs. `bases`: what a relative path means, by the key that says it."""
+    listed, base = model.requirements, bases["requirements"]
+    return Environment(
+        path=tuple(str((bases["path"] / folder).resolve()) for folder in model.path),
+        env=model.env,
+        pass_env=model.pass_env,
+        requirements=() if isinstance(listed, str) else listed,
+        requirements_file=str((base / listed).resolve()) if listed and isinstance(listed, str) else "",
+        base=str(base.resolve()),
+        install_timeout_s=model.install_timeout_s,
+        in_thread=model.isolation == "thread",
     )
 
 

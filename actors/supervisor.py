@@ -59,6 +59,7 @@ class Model:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.children: dict[int, Child] = {}
+        self.turn = trio.Lock()  # of replicas that are replaced one at a time
         self.mailbox = Mailbox(
             spec.name, limit=spec.queue_size, batch_size=spec.batch_size, max_delay_s=spec.max_batch_delay_s
         )
@@ -72,7 +73,12 @@ class Model:
         for state in (State.READY, State.LOADING, State.RESTARTING, State.FAILED):
             if state in states:
                 return state
-        return State.LOADING if not self.spec.workers_min else State.FAILED
+        return State.NO_WORKERS
+
+    def view(self, *, is_default: bool) -> ModelView:
+        """What the tree shows of it."""
+        replicas = tuple(child.view() for _, child in sorted(self.children.items()))
+        return ModelView(self.spec, is_default, self.state, self.mailbox.waiting, replicas)
 
     def refresh(self) -> None:
         """Let the mailbox refuse at once where nobody will answer (design §5)."""
@@ -139,17 +145,13 @@ class Supervisor:
 
     def observe(self) -> Tree:
         """The tree now, for those in the same task tree; others ask with Observe."""
+        default = self._directory.default
         return Tree(
             tuple(
-                ModelView(
-                    spec=model.spec,
-                    is_default=self._directory.default(name) == version,
-                    state=model.state,
-                    waiting=model.mailbox.waiting,
-                    replicas=tuple(child.view() for _, child in sorted(model.children.items())),
-                )
+                model.view(is_default=default(name) == version)
                 for (name, version), model in sorted(self._models.items())
-            )
+            ),
+            tuple(model.view(is_default=False) for model in self._leaving),
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -216,8 +218,14 @@ class Supervisor:
             model.refresh()
             self._on_change()
 
-        spec = ChildSpec(model.spec, index, grace_s=self._grace_s)
-        return Child(spec, model.mailbox, self._settings, stable_after_s=self._stable_after_s, on_change=changed)
+        return Child(
+            ChildSpec(model.spec, index, restart=model.spec.restart, grace_s=self._grace_s),
+            model.mailbox,
+            self._settings,
+            stable_after_s=self._stable_after_s,
+            on_change=changed,
+            turn=model.turn,
+        )
 
     async def _run_child(self, model: Model, child: Child) -> None:
         await child.run()

@@ -27,20 +27,26 @@ FLOORS = {
     "actorserve.actors.wire": 1,
     "actorserve.handlers": 2,
     "actorserve.actors.batching": 2,
+    "actorserve.actors.duplex": 2,
     "actorserve.actors.reply": 2,
+    "actorserve.actors.pulse": 2,
     "actorserve.actors.supervision": 2,
     "actorserve.actors.forkserver": 3,
     "actorserve.actors.forkserver_main": 3,
     "actorserve.actors.in_hand": 3,
     "actorserve.actors.mailbox": 3,
+    "actorserve.actors.memory": 3,
+    "actorserve.actors.sequences": 3,
     "actorserve.actors.worker_engine": 3,
     "actorserve.actors.worker_items": 3,
     "actorserve.actors.worker_main": 3,
     "actorserve.actors.worker_process": 3,
+    "actorserve.actors.worker_sequences": 3,
     "actorserve.actors.directory": 4,
     "actorserve.actors.model_actor": 4,
     "actorserve.actors.child": 5,
     "actorserve.actors.model_store": 5,
+    "actorserve.actors.succession": 5,
     "actorserve.actors.supervisor": 5,
     "actorserve.services": 6,
     "actorserve.services.transport": 6,
@@ -61,9 +67,10 @@ IN_WORKERS = (
     "actorserve.actors.worker_main",
     "actorserve.actors.worker_engine",
     "actorserve.actors.worker_items",
+    "actorserve.actors.worker_sequences",
     "actorserve.actors.forkserver_main",
 )
-PURE = ("batching", "supervision", "messages", "wire")
+PURE = ("batching", "pulse", "supervision", "messages", "wire")
 SANS_IO = ("frames", "grpc", "hpack", "streams", "outgoing", "state", "connection")
 MODEL_LIBRARIES = {"torch", "numpy", "safetensors", "tokenizers", "transformers", "PIL"}
 

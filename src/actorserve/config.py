@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from actorserve.config_listener import Listener, Tls
-from actorserve.config_types import NAME, Folder, Table, check_handler, is_name
+from actorserve.config_types import NAME, Folder, Folders, Table, Texts, check_handler, is_name, is_variable
 from actorserve.errors import ConfigError
 
 SERVICES = ("inference", "management", "health", "reflection")
@@ -46,7 +46,7 @@ class Server(Table):
     )
     cache_dir: Folder = Field(
         default_factory=lambda: Path.home() / ".cache" / "actorserve",
-        description="Folder for converted weights. Default: `~/.cache/actorserve`.",
+        description="Folder for converted weights and for the venvs of models. Default: `~/.cache/actorserve`.",
     )
     grace_s: float = Field(
         default=30.0,
@@ -120,6 +120,44 @@ class Model(Table):
     max_restarts: int = Field(
         default=5, ge=0, le=1000, description="Failures in a row after which a worker is given up (FAILED)."
     )
+    restart: Literal["permanent", "transient", "temporary"] = Field(
+        default="transient",
+        description="When a worker that ended by itself is started again: always; after a crash only; never.",
+    )
+    max_worker_memory_mb: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 24,
+        description="Megabytes (2^20 bytes) of a worker's own memory above which it is replaced. 0: no limit.",
+    )
+    max_requests_per_worker: int = Field(
+        default=0, ge=0, le=1 << 40, description="Requests after which a worker is replaced. 0: no limit."
+    )
+    path: Folders = Field(
+        default=(),
+        description="Folders added to the worker's `sys.path`, after the config file's and the model's own, "
+        "before site-packages.",
+    )
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Environment variables of the worker (docs/environments.md)."
+    )
+    pass_env: Texts = Field(
+        default=(),
+        description="Names of the server's environment variables that the worker sees too. In the config file only.",
+    )
+    requirements: str | Texts = Field(
+        default=(),
+        description="Packages of this model alone, as pip takes them: a list, or the path of a requirements file. "
+        "They are installed into a venv below `server.cache_dir`.",
+    )
+    install_timeout_s: float = Field(
+        default=600.0, gt=0, le=86400, description="Seconds that installing `requirements` may take."
+    )
+    isolation: Literal["process", "thread"] = Field(
+        default="process",
+        description="`thread` runs a trusted handler in a thread of the server, which it can stop or crash. "
+        "In the config file only.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Handed to the handler as it is.")
 
     @field_validator("options")
@@ -135,6 +173,23 @@ class Model(Table):
                 ) from None
         return value
 
+    @field_validator("env", "pass_env")
+    @classmethod
+    def _are_variables(cls, value: Any) -> Any:
+        for name in value:
+            if not is_variable(name):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+        if isinstance(value, dict) and any("\0" in text for text in value.values()):
+            raise ValueError("an environment variable cannot hold a zero byte")
+        return value
+
+    @model_validator(mode="after")
+    def _a_thread_has_no_environment(self) -> Model:
+        given = [key for key in ("env", "pass_env", "requirements") if getattr(self, key)]
+        if self.isolation == "thread" and given:
+            raise ValueError(f'isolation = "thread" shares the server\'s environment: it cannot have {given[0]}')
+        return self
+
     @field_validator("handler")
     @classmethod
     def _names_a_class(cls, value: str) -> str:
@@ -146,6 +201,13 @@ class Model(Table):
     def _has_code(self) -> Model:
         if not self.handler and self.source is None:
             raise ValueError('handler is missing: name one as "module:Class"')
+        return self
+
+    @model_validator(mode="after")
+    def _may_be_replaced(self) -> Model:
+        for limit in ("max_worker_memory_mb", "max_requests_per_worker"):
+            if self.restart == "temporary" and getattr(self, limit):
+                raise ValueError(f'{limit} cannot be kept: with restart = "temporary" no worker is ever replaced')
         return self
 
 

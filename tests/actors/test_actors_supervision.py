@@ -382,12 +382,29 @@ async def test_no_pong_is_killed_and_replaced(autojump_clock):
 
 
 async def test_idle_workers_are_left_alone(autojump_clock):
-    """A worker without work is not pinged: it may be silent for an hour."""
+    """A worker without work that answers its pings stays for as long as it likes."""
     async with universe(Script) as u:
         await u.spawn()
-        u.made[0].answers_ping = False
         await trio.sleep(3600)
         assert (b"x", 1) == (await u.ask(), len(u.made))
+
+
+async def test_an_idle_worker_that_was_stopped_is_replaced(autojump_clock):
+    """No PONG of a worker without work: it is replaced within 20 s, before a request finds out."""
+    async with universe(Script) as u:
+        await u.spawn()
+        assert b"x" == await u.ask()
+        u.made[0].answers_ping = False
+        await until(lambda: len(u.made) == 2 and u.states() == [State.READY], within=20)
+        assert (-9, "no PONG within 10 s") == (u.made[0].process.status, u.model().replicas[0].last_exit.cause)
+
+
+async def test_a_ping_is_answered_while_the_handler_computes(autojump_clock):
+    """Work in hand and a PONG every second: no limit but response_timeout_s ends a long call."""
+    async with universe(Script) as u:
+        await u.spawn(response_timeout_s=100.0)
+        assert b"sleep 90" == await u.ask(b"sleep 90")
+        assert 1 == len(u.made)
 
 
 async def test_waiting_for_credit_is_no_hang(autojump_clock):

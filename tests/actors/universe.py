@@ -94,11 +94,13 @@ class Universe:
 
 
 @asynccontextmanager
-async def universe(make: Callable = ScriptedWorker, *, grace_s: float = 30.0, stable_after_s: float = 60.0):
+async def universe(
+    make: Callable = ScriptedWorker, *, grace_s: float = 30.0, stable_after_s: float = 60.0, **settings_given
+):
     """Run a supervisor; on exit it drains, and nothing may be left."""
     workers = make if isinstance(make, ScriptedWorkers) else ScriptedWorkers(make)
     directory = Directory()
-    settings = ActorSettings(workers, cache_dir=Path("/"))
+    settings = ActorSettings(workers, cache_dir=Path("/"), **settings_given)
     supervisor = Supervisor(settings, directory, stable_after_s=stable_after_s, grace_s=grace_s)
     async with trio.open_nursery() as nursery:
         workers.nursery = nursery
