@@ -50,3 +50,12 @@ soak *args:
 # mutated conversations for ten minutes; failures print their seed
 fuzz *args:
     {{ python }} benchmarks/fuzz.py {{ args }}
+
+# 1,000 lives full of faults in virtual time, 200 with real processes; each failure prints its seed
+campaign:
+    {{ python }} tests/actors/test_actors_campaign.py 1000
+    {{ python }} tests/campaign/real_lives.py --lives 200
+
+# kill a worker every two seconds under load for a minute (docs/performance.md)
+chaos *args:
+    {{ python }} benchmarks/chaos.py {{ args }}
