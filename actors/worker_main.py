@@ -19,13 +19,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 from actorserve.actors import wire
+from actorserve.actors.load_errors import is_permanent
 from actorserve.actors.wire import Frame, FrameReader, Kind
 from actorserve.actors.worker_engine import Engine
 from actorserve.actors.worker_items import Arrival, Flags, text_of
@@ -33,8 +34,6 @@ from actorserve.errors import ActorserveError, LoadFailed
 from actorserve.handlers.base import Context, Request, missing_methods
 
 PR_SET_PDEATHSIG = 1
-PERMANENT = (ImportError, AttributeError, SyntaxError, FileNotFoundError, ValueError, TypeError, KeyError)
-"""What `load` may raise that another try cannot mend: code or files are wrong or absent."""
 WARMUP_STEPS = 8
 
 
@@ -57,17 +56,19 @@ def exit_now(status: int) -> None:
 class Wire:
     """The worker's end of the socket: whole frames out, one thread at a time."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, leave: Callable[[int], NoReturn] = os._exit) -> None:
+        """`leave` ends the worker with a status, from whichever of its threads."""
         self._sock = sock
+        self._leave = leave
         self._lock = threading.Lock()
 
     def send(self, data: bytes) -> None:
-        """Write; the server always reads, so this does not wait for long. The server gone: exit."""
+        """Write; the server always reads, so this does not wait for long. The server gone: leave."""
         try:
             with self._lock:
                 self._sock.sendall(data)
         except OSError:
-            os._exit(1)
+            self._leave(1)
 
     def read_into(self, inbox: SimpleQueue[list[Arrival]], flags: Flags) -> None:
         """The reader thread's whole life."""
@@ -78,9 +79,9 @@ class Wire:
                 frames = reader.feed(data)
                 arrivals = [arrival for frame in frames if (arrival := self._arrival(frame, flags)) is not None]
             except (OSError, wire.WireError):
-                os._exit(1)
+                self._leave(1)
             if not data:
-                os._exit(0)
+                self._leave(0)
             if arrivals:
                 inbox.put(arrivals)
 
@@ -92,7 +93,7 @@ class Wire:
                 items = wire.read_batch(payload)
                 flags.add([item.id for item in items])
                 return Arrival(kind, id, items)
-            case Kind.OPEN:
+            case Kind.OPEN | Kind.OPEN_SEQUENCE:
                 flags.add([id])
                 return Arrival(kind, id, wire.read_open(payload))
             case Kind.PING:
@@ -178,6 +179,8 @@ def warm_up(handler: Any, inputs: Sequence[dict[str, bytes]]) -> None:
             if isinstance(answer, Exception):
                 raise answer
     for request in requests:
+        if callable(getattr(handler, "feed", None)):
+            warm_up_sequence(handler, request)
         if callable(getattr(handler, "prefill", None)):
             warm_up_steps(handler, request)
         elif callable(getattr(handler, "generate", None)):
@@ -199,12 +202,21 @@ def warm_up_steps(handler: Any, request: Request) -> None:
         handler.release(state)
 
 
+def warm_up_sequence(handler: Any, request: Request) -> None:
+    """Feed one item to a sequence of its own."""
+    state = handler.open(request)
+    try:
+        (answer,) = handler.feed([state], [request])
+        if isinstance(answer, Exception):
+            raise answer
+    finally:
+        handler.release(state)
+
+
 def why(error: BaseException) -> dict[str, Any]:
     """What a FAILED frame says about an exception of `load`."""
-    permanent = error.permanent if isinstance(error, LoadFailed) else isinstance(error, (*PERMANENT, ActorserveError))
-    corrupt = type(error).__name__ == "SafetensorError"
     text = str(error) if isinstance(error, ActorserveError) else f"{type(error).__name__}: {text_of(error)}"
-    return {"reason": text[:4000], "permanent": permanent or corrupt}
+    return {"reason": text[:4000], "permanent": is_permanent(error)}
 
 
 def abilities(handler: Any, load_s: float) -> dict[str, Any]:
@@ -217,19 +229,30 @@ def abilities(handler: Any, load_s: float) -> dict[str, Any]:
 
 
 def run(sock: socket.socket) -> int:
-    """Serve one socket; returns the process's exit status."""
+    """Serve one socket with the whole process; returns its exit status."""
     sys.dont_write_bytecode = True  # code that is replaced within a second would be taken for the old one
     end = Wire(sock)
-    inbox: SimpleQueue[list[Arrival]] = SimpleQueue()
-    flags = Flags()
     logging.basicConfig(level=logging.INFO, handlers=[FrameLog(end)], force=True, format="%(message)s")
+    return serve(end, SimpleQueue(), find_first)
+
+
+def find_first(folders: Sequence[str]) -> None:
+    """Put folders at the head of `sys.path`, in their order."""
+    sys.path[:0] = folders
+
+
+def serve(end: Wire, inbox: SimpleQueue[list[Arrival]], find: Callable[[Sequence[str]], None]) -> int:
+    """Load and run the handler that the first frame names, until STOP; returns the worker's exit status.
+
+    `find` makes its folders importable.
+    """
+    flags = Flags()
     threading.Thread(target=end.read_into, args=(inbox, flags), name="reader", daemon=True).start()
     first, *rest = inbox.get()
     if first.kind != Kind.LOAD:
         return 1
     content = wire.read_note(first.content)
-    for folder in reversed(content["path"]):
-        sys.path.insert(0, folder)
+    find(content["path"])
     began = time.monotonic()
     try:
         handler = load(content)
