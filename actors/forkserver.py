@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -25,22 +25,13 @@ from typing import Any
 import structlog
 import trio
 
-from actorserve.actors.messages import ChildSpec
+from actorserve.actors.environment import forkserver_environment
 from actorserve.actors.reply import Reply, fail_quietly
-from actorserve.actors.worker_process import Worker
 from actorserve.errors import ActorserveError
 
 FORK_TIMEOUT_S = 10.0
 STATUS_TIMEOUT_S = 2.0
 RESTART_PAUSE_S = 0.5
-KEPT = frozenset(("PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH"))
-KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "HF_")
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 log = structlog.get_logger("actorserve.forkserver")
 
@@ -53,21 +44,17 @@ class ForkRefused(ActorserveError):
     """The forkserver has more than one thread and must not fork."""
 
 
-def worker_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:
-    """What of the server's environment a worker sees (contracts §4): never its secrets."""
-    kept = {k: v for k, v in environment.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}
-    return kept | ONE_THREAD | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-
-
 @dataclass(eq=False)
 class WorkerProcess:
-    """A worker that the forkserver forked, or that was exec'd (`popen`)."""
+    """A process that the forkserver forked, or that was exec'd (`popen`). `on_end` is called once it has ended."""
 
     pid: int | None
     pidfd: int
     stdout: int
     stderr: int
     popen: subprocess.Popen[bytes] | None = None
+    on_end: Callable[[], None] = lambda: None
+    stuck = False
 
     def __post_init__(self) -> None:
         self._status: Reply[int] = Reply()
@@ -87,6 +74,7 @@ class WorkerProcess:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.popen.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
                 self.report(self.popen.wait())
+            self.on_end()
         with trio.move_on_after(STATUS_TIMEOUT_S):
             return await self._status.wait()
         return -signal.SIGKILL  # the forkserver died with it: PDEATHSIG
@@ -105,9 +93,16 @@ class WorkerProcess:
 class Forkserver:
     """One forkserver process after the other, and the workers that they forked."""
 
-    def __init__(self, *, environment: Mapping[str, str] | None = None, python: str = sys.executable) -> None:
-        self._environment = dict(os.environ if environment is None else environment)
-        self._python = python
+    def __init__(
+        self,
+        *,
+        environment: Mapping[str, str] | None = None,
+        start: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        """`start`: what a model's environment needs from a process's start; `python`: its venv's interpreter."""
+        self._environment = forkserver_environment(os.environ if environment is None else environment, start or {})
+        self.python = python
         self._numbers = count(1)
         self._pending: dict[int, Reply[tuple[int, int]]] = {}
         self._workers: dict[int, WorkerProcess] = {}
@@ -151,7 +146,7 @@ class Forkserver:
     def _start(self) -> trio.socket.SocketType:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [
-            self._python,
+            self.python,
             "-P",
             "-m",
             "actorserve.actors.forkserver_main",
@@ -163,7 +158,7 @@ class Forkserver:
                 command,
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env=worker_environment(self._environment, threads=1),
+                env=self._environment,
                 start_new_session=True,
             )
         except BaseException:
@@ -270,57 +265,3 @@ class Forkserver:
             self._workers[worker.pid] = worker
         else:
             worker.report(status)
-
-
-def _pipe(kept: contextlib.ExitStack, given: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe whose ends two stacks close: what stays here, and what the worker gets."""
-    read, write = os.pipe()
-    kept.callback(os.close, read)
-    given.callback(os.close, write)
-    return read, write
-
-
-class ProcessSpawner:
-    """Real workers: forked, or exec'd where the forkserver refuses."""
-
-    def __init__(self, forkserver: Forkserver, environment: Mapping[str, str] | None = None) -> None:
-        self._forkserver = forkserver
-        self._environment = dict(os.environ if environment is None else environment)
-        self._said_exec = False
-
-    async def spawn(self, child: ChildSpec) -> Worker:
-        """See `Spawner.spawn`. ForkFailed if no worker can be had."""
-        environment = worker_environment(self._environment, child.model.threads)
-        with contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
-            ours, theirs = socket.socketpair()
-            kept.callback(ours.close)
-            given.callback(theirs.close)
-            out_read, out_write = _pipe(kept, given)
-            err_read, err_write = _pipe(kept, given)
-            pid, pidfd, popen = await self._process(environment, (theirs.fileno(), out_write, err_write))
-            process = WorkerProcess(pid, pidfd, out_read, err_read, popen)
-            if popen is None:
-                self._forkserver.adopt(process)
-            kept.pop_all()  # they are the worker's now
-            return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process, ours.send)
-
-    async def _process(
-        self, environment: Mapping[str, str], descriptors: tuple[int, int, int]
-    ) -> tuple[int, int, subprocess.Popen[bytes] | None]:
-        try:
-            return (*await self._forkserver.fork(environment, descriptors), None)
-        except ForkRefused as refusal:
-            if not self._said_exec:
-                self._said_exec = True
-                log.warning("workers are exec'd instead of forked, which takes seconds each", why=str(refusal))
-        sock, out, err = descriptors
-        popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", "actorserve.actors.worker_main", str(sock), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            pass_fds=(sock,),
-            env=dict(environment),
-            process_group=0,
-        )
-        return popen.pid, os.pidfd_open(popen.pid), popen

@@ -225,7 +225,13 @@ def abilities(handler: Any, load_s: float) -> dict[str, Any]:
     def has(name: str) -> bool:
         return callable(getattr(handler, name, None))
 
-    return {"infer": has("infer"), "generate": has("generate"), "continuous": has("prefill"), "load_s": load_s}
+    return {
+        "infer": has("infer"),
+        "generate": has("generate"),
+        "continuous": has("prefill"),
+        "sequences": has("feed"),
+        "load_s": load_s,
+    }
 
 
 def run(sock: socket.socket) -> int:
@@ -263,7 +269,7 @@ def serve(end: Wire, inbox: SimpleQueue[list[Arrival]], find: Callable[[Sequence
     end.send(wire.note(Kind.READY, abilities(handler, time.monotonic() - began)))
     if rest:
         inbox.put(rest)
-    Engine(handler, inbox=inbox, flags=flags, send=end.send).run()
+    Engine(handler, inbox=inbox, flags=flags, send=end.send, batch_size=int(content["batch_size"])).run()
     if callable(getattr(handler, "close", None)):
         handler.close()
     return 0

@@ -29,6 +29,8 @@ class Process(Protocol):
     """A worker's process, or what stands for one in a test."""
 
     pid: int | None
+    stuck: bool
+    """Whether it runs on although it was killed, as a thread does that hangs; set once `wait` has returned."""
 
     async def wait(self) -> int:
         """Wait for its end; the exit status as `subprocess` counts it: negative is a signal.
@@ -45,6 +47,12 @@ class Process(Protocol):
 
 class Spawner(Protocol):
     """Makes workers."""
+
+    async def prepare(self, child: ChildSpec) -> None:
+        """Have what a worker of this child needs, however long that takes: a worker's start has a limit.
+
+        LoadFailed if it cannot be had.
+        """
 
     async def spawn(self, child: ChildSpec) -> Worker:
         """A new worker that waits for LOAD. OSError if none can be had."""

@@ -19,6 +19,7 @@ UNIX = "unix:"
 # TOML has types, so "8" is not 8 and true is not 1; only what TOML has no type for is converted.
 Folder = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
+Folders = Annotated[tuple[Folder, ...], Field(strict=False)]
 
 
 class Table(BaseModel):
@@ -30,6 +31,11 @@ class Table(BaseModel):
 def is_name(name: str) -> bool:
     """Whether a model or a listener may be called so."""
     return re.fullmatch(NAME, name) is not None
+
+
+def is_variable(name: str) -> bool:
+    """Whether an environment variable may be called so."""
+    return bool(name) and not {"=", "\0"} & set(name)
 
 
 def split_address(address: str) -> tuple[str, int]:

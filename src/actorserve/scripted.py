@@ -29,6 +29,7 @@ class ScriptedProcess:
     def __init__(self, pid: int) -> None:
         self.pid: int | None = pid
         self.status: int | None = None
+        self.stuck = False
         self.ended = trio.Event()
         self.scope = trio.CancelScope()
 
@@ -249,6 +250,10 @@ class ScriptedWorkers:
         self._make = make
         self.made: list[ScriptedWorker] = []
         self.nursery: trio.Nursery | None = None
+
+    async def prepare(self, child: ChildSpec) -> None:
+        """See `Spawner.prepare`: nothing is needed."""
+        await trio.lowlevel.checkpoint()
 
     async def spawn(self, child: ChildSpec) -> Worker:
         """See `Spawner.spawn`."""

@@ -19,11 +19,12 @@ import trio
 from actorserve import config
 from actorserve.actors import model_store
 from actorserve.actors.directory import Directory
-from actorserve.actors.forkserver import Forkserver, ProcessSpawner
+from actorserve.actors.forkservers import Forkservers, ProcessSpawner
 from actorserve.actors.messages import ModelSpec, Spawn, State, Tree
 from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
+from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.worker_process import Spawner
 from actorserve.config_listener import Listener, Tls
 from actorserve.errors import ActorserveError, ConfigError
@@ -69,11 +70,15 @@ class Server:
         self.specs = model_specs(settings)
         self.directory = Directory()
         self.spawner = spawner
-        self.forkserver = None if spawner is not None else Forkserver()
         folder = settings.folder
+        cache_dir = settings.server.cache_dir.expanduser()
+        self.forkservers: Forkservers | None = None
+        if spawner is None:
+            self.forkservers = Forkservers(cache_dir)
+            spawner = SpawnerByIsolation(ProcessSpawner(self.forkservers), ThreadSpawner())
         actor_settings = ActorSettings(
-            spawner=spawner or ProcessSpawner(_not_none(self.forkserver)),
-            cache_dir=settings.server.cache_dir.expanduser(),
+            spawner=spawner,
+            cache_dir=cache_dir,
             path=(str(folder),),
             gather_limit=max(listener.max_send_bytes for listener in settings.listeners.values()),
         )
@@ -172,8 +177,8 @@ class Server:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as back:
             back.start_soon(self.access.run)
-            if self.forkserver is not None:
-                back.start_soon(self.forkserver.run)
+            if self.forkservers is not None:
+                await back.start(self.forkservers.run)
             await back.start(self.supervisor.run)
             async with trio.open_nursery() as front:
                 for name, opened in self._listeners.items():
@@ -243,8 +248,3 @@ def model_specs(settings: config.Config) -> tuple[ModelSpec, ...]:
         except ConfigError as error:
             raise ConfigError(f"models.{name}.{error.key}", error.text) from None
     return tuple(specs)
-
-
-def _not_none(forkserver: Forkserver | None) -> Forkserver:
-    assert forkserver is not None  # noqa: S101  # narrows the type
-    return forkserver

@@ -5,6 +5,7 @@
             reply = await InferenceAPIsServiceStub(channel).Predictions(request)
 
 With workers="process" the workers are real, and `app.address(listener)` is a TCP address for any client. With
+workers="thread" so are the handlers, each in a thread of the test's process, which starts at once. With
 workers="scripted" (or a `ScriptedWorkers` of your own) nothing real exists, so a MockClock may jump; real
 things are refused under a MockClock, since it would fire every timeout while they work. On exit the server
 drains, and the block fails if a process or a descriptor is left.
@@ -23,6 +24,7 @@ import trio.testing
 
 from actorserve import config as configuration
 from actorserve.actors.messages import Tree
+from actorserve.actors.thread_worker import ThreadSpawner
 from actorserve.client import Channel
 from actorserve.config_types import UNIX
 from actorserve.errors import ActorserveError
@@ -70,8 +72,12 @@ class App:
 
     def kill_worker(self, name: str) -> int:
         """SIGKILL one READY worker of a model, by `model`, `model/version` or `model/version#index`; its pid."""
+        spawner = self.server.spawner
         for model in self.tree().models:
             for replica in model.replicas:
+                if isinstance(spawner, ThreadSpawner) and name in (model.spec.name, model.spec.key, replica.name):
+                    spawner.living[replica.name].kill()
+                    return os.getpid()
                 if replica.pid is not None and name in (model.spec.name, model.spec.key, replica.name):
                     _kill(replica.pid, self.server)
                     return replica.pid
@@ -115,7 +121,7 @@ async def serve(
     config: configuration.Config | Mapping[str, Any] | Path | str | None = None,
     *,
     services: Iterable[Any] = (),
-    workers: Literal["process", "scripted"] | ScriptedWorkers = "process",
+    workers: Literal["process", "thread", "scripted"] | ScriptedWorkers = "process",
     wait_loaded: bool = True,
 ) -> AsyncIterator[App]:
     """Run a server until the block ends. `config`: a file, a mapping of one's content, or None for the digits.
@@ -124,12 +130,12 @@ async def serve(
     `wait_loaded=False` enters while models load. Cancelling kills everything.
     """
     settings = _on_free_ports(_load(config))
-    scripted = ScriptedWorkers() if workers == "scripted" else workers if workers != "process" else None
-    assert scripted is None or isinstance(scripted, ScriptedWorkers)  # noqa: S101  # narrows the type
+    scripted = _scripted(workers)
     if scripted is None and isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock):
         raise RuntimeError("real workers under a MockClock: it would fire every timeout while they work; use scripted")
     before = set(os.listdir("/proc/self/fd"))
-    server = Server(settings, spawner=scripted, extra_services=services)
+    spawner = ThreadSpawner() if workers == "thread" else scripted
+    server = Server(settings, spawner=spawner, extra_services=services)
     family: set[int] = set()
     failure: Exception | None = None
     async with trio.open_nursery() as nursery, trio.open_nursery() as connections:
@@ -154,11 +160,18 @@ async def serve(
     await _check_leaks(before, family)
 
 
+def _scripted(workers: str | ScriptedWorkers) -> ScriptedWorkers | None:
+    """The scripted workers that were asked for; None: real ones."""
+    if isinstance(workers, str):
+        return ScriptedWorkers() if workers == "scripted" else None
+    return workers
+
+
 def _family(server: Server) -> set[int]:
     """The server's processes: the forkserver, the workers, and what these have started."""
     roots = {replica.pid for model in server.observe().models for replica in model.replicas}
-    if server.forkserver is not None:
-        roots.add(server.forkserver.pid)
+    if server.forkservers is not None:
+        roots |= server.forkservers.pids()
     real = {pid for pid in roots if pid is not None and pid > 0}  # scripted ones are negative
     return real.union(*map(descendants, real))
 
