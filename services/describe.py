@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from actorserve.actors.messages import ModelView, ReplicaView, State, Tree
+from actorserve.actors.tree_text import last_exit
 
 PAGE = 100
 FIRST_WORKER_ID = 9000
+CPU = "cpu"
 
 
 def listing(tree: Tree, *, limit: int, start: int) -> str:
@@ -51,7 +53,7 @@ def _model(model: ModelView) -> dict[str, Any]:
         "maxBatchDelay": round(spec.max_batch_delay_s * 1000),
         "responseTimeout": round(spec.response_timeout_s),
         "startupTimeout": round(spec.startup_timeout_s),
-        "deviceType": "cpu",
+        "deviceType": "gpu" if any(replica.device != CPU for replica in model.replicas) else "cpu",
         "status": model.state.value,
         "loadedAtStartup": spec.loaded_at_startup,
         "workers": [_worker(replica) for replica in model.replicas],
@@ -71,11 +73,17 @@ def _worker(replica: ReplicaView) -> dict[str, Any]:
         "status": "READY" if ready else "UNLOADING" if replica.state is State.DRAINING else replica.state.value,
         "memoryUsage": _resident_bytes(replica.pid) if ready else 0,
         "pid": replica.pid or -1,
-        "gpu": replica.device != "cpu",
+        "gpu": replica.device != CPU,
         "gpuUsage": "N/A",
+        "device": replica.device,
     }
     if replica.reason:
         worker["reason"] = replica.reason
+    if replica.restarts or replica.replaced:
+        worker["restarts"] = replica.restarts
+        worker["replaced"] = replica.replaced
+    if exit := last_exit(replica):
+        worker["lastExit"] = exit
     return worker
 
 

@@ -34,6 +34,7 @@ FLOORS = {
     "actorserve.actors.reply": 2,
     "actorserve.actors.pulse": 2,
     "actorserve.actors.supervision": 2,
+    "actorserve.actors.tree_text": 2,
     "actorserve.actors.forkserver": 3,
     "actorserve.actors.forkserver_main": 3,
     "actorserve.actors.forkservers": 3,
@@ -45,6 +46,7 @@ FLOORS = {
     "actorserve.actors.memory": 3,
     "actorserve.actors.sequences": 3,
     "actorserve.actors.thread_worker": 3,
+    "actorserve.actors.worker_batches": 3,
     "actorserve.actors.worker_engine": 3,
     "actorserve.actors.worker_items": 3,
     "actorserve.actors.worker_main": 3,
@@ -75,6 +77,7 @@ WHOLE = ("actorserve.proto", "actorserve.handlers", "actorserve.services", "acto
 
 IN_WORKERS = (
     "actorserve.actors.worker_main",
+    "actorserve.actors.worker_batches",
     "actorserve.actors.worker_engine",
     "actorserve.actors.worker_items",
     "actorserve.actors.worker_sequences",
@@ -82,7 +85,7 @@ IN_WORKERS = (
     "actorserve.actors.install_main",
     "actorserve.actors.worker_thread",
 )
-PURE = ("autoscaling", "batching", "device", "pulse", "supervision", "messages", "wire")
+PURE = ("autoscaling", "batching", "device", "pulse", "tree_text", "supervision", "messages", "wire")
 SANS_IO = ("frames", "grpc", "hpack", "streams", "outgoing", "state", "connection")
 MODEL_LIBRARIES = {"torch", "numpy", "safetensors", "tokenizers", "transformers", "PIL"}
 

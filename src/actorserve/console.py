@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from actorserve import config, screen
+from actorserve.actors.tree_text import render
 from actorserve.server import Server
 
 PROGRESS_EVERY_S = 1.0
@@ -33,10 +34,13 @@ class Console:
         self._stopping = False
 
     async def run(self) -> int:
-        """Serve until the first SIGINT or SIGTERM, then drain; a second one kills. StartFailed before that."""
+        """Serve until the first SIGINT or SIGTERM, then drain; a second one kills. SIGUSR1 logs the tree.
+
+        StartFailed before that.
+        """
         server = Server(self._settings)
         await server.open()
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals, server, nursery.cancel_scope)
                 nursery.start_soon(self._show, server)
@@ -48,6 +52,9 @@ class Console:
 
     async def _obey(self, signals: object, server: Server, scope: trio.CancelScope) -> None:
         async for number in signals:  # type: ignore[attr-defined]  # trio keeps the type private
+            if number == signal.SIGUSR1:
+                self._log_tree(server)
+                continue
             if self._stopping:
                 self._code = KILLED
                 say("killed by a second signal")
@@ -56,6 +63,10 @@ class Console:
             self._stopping = True
             say(f"{signal.Signals(number).name}: draining, up to {self._settings.server.grace_s:g} s; again to kill")
             server.stop()
+
+    def _log_tree(self, server: Server) -> None:
+        """Log the tree at the lowest level that is shown: who asks for it shall see it."""
+        getattr(log, self._settings.log.level)("supervision tree\n" + render(server.observe()))
 
     async def _show(self, server: Server) -> None:
         """Progress until every model is READY or FAILED, then the screen."""

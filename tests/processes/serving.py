@@ -44,12 +44,16 @@ def wait_for(condition: Callable[[], Any], within: float = 30.0) -> Any:
 class Serving:
     """`python -m actorserve` with these models (TOML text), until `close`."""
 
-    def __init__(self, folder: Path, models: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, models: str, environment: dict[str, str] | None = None, *, server: str = ""
+    ) -> None:
+        """`server`: further keys of its table."""
         ports = free_port(), free_port()
+        self.port = ports[0]
         self.log_file = folder / "log.jsonl"
         config = folder / "config.toml"
         config.write_text(
-            '[server]\ngrace_s = 2\n[log]\nformat = "json"\nlevel = "debug"\n'
+            f'[server]\ngrace_s = 2\n{server}\n[log]\nformat = "json"\nlevel = "debug"\n'
             f'[listeners.inference]\naddress = "127.0.0.1:{ports[0]}"\nservices = ["inference"]\n'
             f'[listeners.management]\naddress = "127.0.0.1:{ports[1]}"\nservices = ["management"]\n{models}'
         )
@@ -97,10 +101,20 @@ class Serving:
         (version,) = json.loads(reply.msg)
         return [worker["pid"] for worker in version["workers"] if worker["status"] == "READY"]
 
+    def forkservers(self) -> list[int]:
+        """The pids of the children that lead a session."""
+        return [pid for pid in descendants(self.popen.pid) if os.getsid(pid) == pid]
+
     def forkserver(self) -> int:
-        """The forkserver's pid: the one child that leads a session."""
-        (pid,) = [pid for pid in descendants(self.popen.pid) if os.getsid(pid) == pid]
+        """The forkserver's pid, where there is one."""
+        (pid,) = self.forkservers()
         return pid
+
+    def states(self, model: str) -> list[tuple[str, str]]:
+        """The state of each worker of a model, and the reason."""
+        reply = self.describes(DescribeModelRequest(model_name=model), timeout=10, wait_for_ready=True)
+        (version,) = json.loads(reply.msg)
+        return [(worker["status"], worker.get("reason", "")) for worker in version["workers"]]
 
     def log(self) -> list[dict[str, Any]]:
         """What was logged so far."""
