@@ -38,6 +38,8 @@ def failure(outcome: int, data: bytes) -> ActorserveError:
             return Expired("the deadline passed before the batch began")
         case Outcome.CANCELLED:
             return Expired("the caller had gone")
+        case Outcome.TOO_LARGE:
+            return TooLarge("the request", *wire.read_too_large_data(data), unit="units of the model's weight")
         case other:
             raise wire.WireError(f"unknown outcome {other}")
 

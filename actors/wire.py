@@ -71,6 +71,7 @@ class Outcome(IntEnum):
     RAISED = 2
     EXPIRED = 3
     CANCELLED = 4
+    TOO_LARGE = 5
 
 
 class WireError(Exception):
@@ -340,6 +341,18 @@ def read_error_data(data: bytes) -> tuple[str, str]:
     """What `error_data` packed."""
     first, text = json.loads(data)
     return str(first), str(text)
+
+
+def too_large_data(weight: int, limit: int) -> bytes:
+    """Pack the failure TOO_LARGE: what a handler's `weight` says of an item, and the most that a forward takes."""
+    return json.dumps([weight, limit]).encode()
+
+
+@_strict
+def read_too_large_data(data: bytes) -> tuple[int, int]:
+    """What `too_large_data` packed."""
+    weight, limit = json.loads(data)
+    return int(weight), int(limit)
 
 
 # --- the small ones ------------------------------------------------------------------------------

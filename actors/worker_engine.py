@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
 from actorserve.actors import wire
-from actorserve.actors.wire import Item, Kind, Outcome, Result
-from actorserve.actors.worker_items import Arrival, Flags, Stream, encode, failure, text_of
-from actorserve.errors import BadInput
+from actorserve.actors.wire import Item, Kind, Outcome
+from actorserve.actors.worker_batches import Batches
+from actorserve.actors.worker_items import Arrival, Flags, Stream, encode, failure
 from actorserve.handlers.base import Request, Step
 
 LATEST_FLUSH_S = 0.005
@@ -32,14 +32,22 @@ class Engine:
     """Runs one handler until STOP, or for ever."""
 
     def __init__(
-        self, handler: Any, *, inbox: SimpleQueue[list[Arrival]], flags: Flags, send: Callable[[bytes], None]
+        self,
+        handler: Any,
+        *,
+        inbox: SimpleQueue[list[Arrival]],
+        flags: Flags,
+        send: Callable[[bytes], None],
+        max_batch_weight: int = 0,
     ) -> None:
+        """`max_batch_weight`: see worker_batches.py."""
         self._handler = handler
         self._inbox = inbox
         self._flags = flags
         self._send = send
         self._out: list[bytes] = []
         self._batches: deque[tuple[int, list[Item]]] = deque()
+        self._runs = Batches(handler, flags=flags, make=self._request, max_weight=max_batch_weight)
         self._newcomers: deque[Stream] = deque()
         self._streams: dict[int, Stream] = {}
         self._continuous = callable(getattr(handler, "prefill", None))
@@ -132,52 +140,7 @@ class Engine:
     def _run_batch(self, batch_id: int, items: list[Item]) -> None:
         self._out.append(wire.frame(Kind.BEGUN, batch_id))
         self._flush()
-        results: list[Result] = []
-        requests: list[tuple[Item, Request]] = []
-        now = time.monotonic_ns()
-        for item in items:
-            dropped = self._dropped(item.id, item.deadline_ns, now)
-            if dropped is None:
-                requests.append((item, self._request(item)))
-            else:
-                results.append(Result(item.id, dropped, b"", {}))
-        if requests:
-            answers = self._infer([request for _, request in requests])
-            for (item, request), answer in zip(requests, answers, strict=True):
-                results.append(self._result(item.id, request, answer))
-        self._flags.forget([item.id for item in items])
-        self._out.append(wire.result(batch_id, results))
-
-    def _dropped(self, id: int, deadline_ns: int, now_ns: int) -> Outcome | None:
-        if self._flags.is_cancelled(id):
-            return Outcome.CANCELLED
-        if deadline_ns and now_ns >= deadline_ns:
-            return Outcome.EXPIRED
-        return None
-
-    def _infer(self, requests: list[Request]) -> Sequence[Any]:
-        """Answers or exceptions, one each. BadInput raised for a batch is found out item by item."""
-        try:
-            with self._flags.handler_call():
-                answers = list(self._handler.infer(requests))
-            if len(answers) != len(requests):
-                raise ValueError(f"infer returned {len(answers)} answers for {len(requests)} requests")
-        except BadInput as error:
-            if len(requests) == 1:
-                return [error]
-            return [self._infer([request])[0] for request in requests]
-        except Exception as error:  # noqa: BLE001  # the handler's: whatever it raises is its items' ending
-            return [error] * len(requests)
-        return answers
-
-    def _result(self, id: int, request: Request, answer: Any) -> Result:
-        if not isinstance(answer, Exception):
-            try:
-                return Result(id, Outcome.OK, encode(answer), request.trailers)
-            except Exception as error:  # noqa: BLE001  # the handler's: an answer may be any object
-                answer = TypeError(f"the answer is not bytes, str or JSON: {text_of(error)}")
-        outcome, data = failure(answer)
-        return Result(id, outcome, data, {})
+        self._out.append(wire.result(batch_id, self._runs.run(items)))
 
     # --- streams ----------------------------------------------------------------------------
 
@@ -187,6 +150,8 @@ class Engine:
                 self._end(stream, wire.error(stream.id, Outcome.CANCELLED, b""))
         if self._newcomers:
             self._admit(self._newcomers.popleft())
+            if self._continuous:
+                self._flush()  # a newcomer's first word does not wait for the others' step
             while self._newcomers and not self._continuous:
                 self._admit(self._newcomers.popleft())
         runnable = [stream for stream in self._streams.values() if stream.has_credit()]
@@ -203,7 +168,7 @@ class Engine:
     def _admit(self, stream: Stream) -> None:
         """Begin a stream; what is cancelled or expired never reaches the handler."""
         request = stream.request
-        dropped = self._dropped(stream.id, request._deadline_ns, time.monotonic_ns())  # noqa: SLF001  # same contract
+        dropped = self._flags.dropped(stream.id, request._deadline_ns, time.monotonic_ns())  # noqa: SLF001  # same contract
         if dropped is not None:
             self._end(stream, wire.error(stream.id, dropped, b""))
             return

@@ -82,6 +82,14 @@ class Flags:
         """Whether the caller of a live item has gone."""
         return self._live.get(id, False)
 
+    def dropped(self, id: int, deadline_ns: int, now_ns: int) -> Outcome | None:
+        """How an item has ended without the handler: its caller has gone, or its deadline has passed."""
+        if self.is_cancelled(id):
+            return Outcome.CANCELLED
+        if deadline_ns and now_ns >= deadline_ns:
+            return Outcome.EXPIRED
+        return None
+
     @contextmanager
     def handler_call(self) -> Iterator[None]:
         """Time spent inside counts against `response_timeout_s`."""

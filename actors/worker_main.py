@@ -269,7 +269,14 @@ def serve(end: Wire, inbox: SimpleQueue[list[Arrival]], find: Callable[[Sequence
     end.send(wire.note(Kind.READY, abilities(handler, time.monotonic() - began)))
     if rest:
         inbox.put(rest)
-    Engine(handler, inbox=inbox, flags=flags, send=end.send, batch_size=int(content["batch_size"])).run()
+    Engine(
+        handler,
+        inbox=inbox,
+        flags=flags,
+        send=end.send,
+        batch_size=int(content["batch_size"]),
+        max_batch_weight=int(content.get("max_batch_weight", 0)),
+    ).run()
     if callable(getattr(handler, "close", None)):
         handler.close()
     return 0

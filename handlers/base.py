@@ -129,7 +129,12 @@ class Handler(Protocol):
         """Free one generation's state: exactly once, whether it is done, cancelled or failed."""
 
     def weight(self, request: Request) -> int:
-        """How much of a batch this item takes."""
+        """How much of a forward this item takes, at least 0, in units of your own: tokens, say.
+
+        Asked only where the config has `max_batch_weight`: `infer` then gets at most so much at once, lightest items
+        first, so that items of one size are together. An item above it fails alone with RESOURCE_EXHAUSTED. An
+        exception fails its item alone. Must be quick: it runs once an item, before the batch.
+        """
 
     def warmup(self) -> Sequence[Mapping[str, bytes]]:
         """Inputs to run once before the worker is READY."""

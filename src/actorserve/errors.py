@@ -60,16 +60,17 @@ class Unsupported(ActorserveError):
 
 
 class TooLarge(ActorserveError):
-    """A message above a limit. Sizes in bytes."""
+    """A message above a limit. Sizes in `unit`."""
 
-    def __init__(self, what: str, size: int, limit: int) -> None:
-        super().__init__(what, size, limit)
+    def __init__(self, what: str, size: int, limit: int, unit: str = "bytes") -> None:
+        super().__init__(what, size, limit, unit)
         self.what = what
         self.size = size
         self.limit = limit
+        self.unit = unit
 
     def __str__(self) -> str:
-        return f"{self.what} of {self.size} bytes is larger than the limit of {self.limit} bytes"
+        return f"{self.what} of {self.size} {self.unit} is larger than the limit of {self.limit} {self.unit}"
 
 
 # --- the server cannot answer now ------------------------------------------------------
