@@ -16,9 +16,11 @@ from itertools import count
 import trio
 
 from actorserve.actors import wire
+from actorserve.actors.duplex import Duplex
 from actorserve.actors.mailbox import Envelope
 from actorserve.actors.messages import Answer, Generate, Metadata
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
+from actorserve.actors.sequences import Sequences
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Frame, Item, Kind, Outcome
 from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised, TooLarge
 
@@ -87,6 +89,7 @@ class InHand:
         self._ids = count(1)
         self._batches: OrderedDict[int, _Batch] = OrderedDict()
         self._streams: dict[int, _Opened] = {}
+        self.sequences = Sequences(write, failure)
         self.answered = 0
 
     @property
@@ -96,13 +99,13 @@ class InHand:
 
     @property
     def streams(self) -> int:
-        """How many streams are open."""
+        """How many streams are open; sequences are not counted: they wait for their clients most of the time."""
         return len(self._streams)
 
     @property
     def items(self) -> int:
         """How many envelopes are in hand."""
-        return len(self._streams) + sum(len(batch.envelopes) for batch in self._batches.values())
+        return len(self._streams) + len(self.sequences) + sum(len(batch.envelopes) for batch in self._batches.values())
 
     # --- to the worker ----------------------------------------------------------------------
 
@@ -145,6 +148,9 @@ class InHand:
         if size > PAYLOAD_LIMIT:
             fail_quietly(reply, TooLarge("the request", size, PAYLOAD_LIMIT))
             return
+        if isinstance(reply, Duplex):
+            self.sequences.open(item, reply)
+            return
         opened = self._streams[id] = _Opened(envelope)
         reply.on_abandon = lambda: self._cancel(id)
         if isinstance(reply, ReplyStream):
@@ -181,13 +187,19 @@ class InHand:
             case Kind.BEGUN:
                 self._batch(frame).begun = True
             case Kind.DONE:
-                trailers = wire.read_done(frame.payload)
-                self._done(self._streams.pop(frame.id, None), trailers)
-            case Kind.ERROR:
-                error = failure(*wire.read_error(frame.payload))
                 opened = self._streams.pop(frame.id, None)
-                if opened is not None:
-                    self._end(opened.envelope, error)
+                if opened is None:
+                    self.sequences.hear(frame)
+                else:
+                    self._done(opened, wire.read_done(frame.payload))
+            case Kind.ERROR:
+                opened = self._streams.pop(frame.id, None)
+                if opened is None:
+                    self.sequences.hear(frame)
+                else:
+                    self._end(opened.envelope, failure(*wire.read_error(frame.payload)))
+            case Kind.FAULT:
+                self.answered += self.sequences.hear(frame)
             case other:
                 raise wire.WireError(f"unexpected frame {Kind(other).name}")
 
@@ -215,6 +227,7 @@ class InHand:
     def _chunk(self, frame: Frame) -> None:
         opened = self._streams.get(frame.id)
         if opened is None:
+            self.answered += self.sequences.hear(frame)
             return
         reply = opened.envelope.reply
         if isinstance(reply, ReplyStream):
@@ -231,9 +244,7 @@ class InHand:
             self._cancel(frame.id)
         self._credit(frame.id, opened, 1, len(frame.payload))
 
-    def _done(self, opened: _Opened | None, trailers: Metadata) -> None:
-        if opened is None:
-            return
+    def _done(self, opened: _Opened, trailers: Metadata) -> None:
         if opened.gathered is not None:
             self._answer(opened.envelope, b"".join(opened.gathered), trailers)
         else:
@@ -270,6 +281,7 @@ class InHand:
                     untouched.append(envelope)
         for opened in self._streams.values():
             fail_quietly(opened.envelope.reply, error())
+        self.sequences.abandon_all(error)
         self._batches.clear()
         self._streams.clear()
         return untouched

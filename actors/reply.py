@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import trio
 
@@ -19,6 +19,7 @@ from actorserve.actors.messages import Metadata
 from actorserve.errors import ActorserveError
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class Reply(Generic[T]):
@@ -74,13 +75,13 @@ class Reply(Generic[T]):
             self.on_abandon()
 
 
-class ReplyStream:
-    """Chunks, then an end or an error."""
+class Chunks(Generic[C]):
+    """Chunks, then an end or an error: what `ReplyStream` and a sequence's `Duplex` share."""
 
     __slots__ = ("_chunks", "_error", "_event", "abandoned", "is_set", "on_abandon", "on_taken", "trailers")
 
     def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[C] = deque()
         self._event: trio.Event | None = None
         self._error: Exception | None = None
         self.trailers: Metadata = {}
@@ -89,7 +90,7 @@ class ReplyStream:
         self.on_abandon: Callable[[], None] | None = None
         self.on_taken: Callable[[int, int], None] | None = None
 
-    def push(self, chunk: bytes) -> None:
+    def push(self, chunk: C) -> None:
         """Add a chunk. The answering side keeps to its credit; this never waits."""
         if self.is_set:
             raise RuntimeError("this stream has ended already")
@@ -120,7 +121,7 @@ class ReplyStream:
             self._event.set()
             self._event = None
 
-    async def receive(self) -> list[bytes]:
+    async def receive(self) -> list[C]:
         """Wait for chunks and take all that are there; an empty list is the end.
 
         Raises the error that the stream was failed with. One task at a time.
@@ -151,7 +152,13 @@ class ReplyStream:
             self.on_abandon()
 
 
-def fail_quietly(reply: Reply[T] | ReplyStream, error: ActorserveError) -> None:
+class ReplyStream(Chunks[bytes]):
+    """A bounded stream of answers to one question."""
+
+    __slots__ = ()
+
+
+def fail_quietly(reply: Reply[Any] | Chunks[Any], error: ActorserveError) -> None:
     """End a reply with an error unless it has ended."""
     if not reply.is_set:
         reply.fail(error)

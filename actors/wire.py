@@ -3,6 +3,9 @@
 A frame is a 13-byte header (kind u8, id u64, length u32, little-endian) and `length` bytes of payload.
 The id is a batch's for BATCH, BEGUN and RESULT, a stream's for OPEN, CHUNK, DONE, ERROR, CREDIT and
 CANCEL, an item's for a CANCEL inside a batch (items and streams share one id space), and 0 elsewhere.
+A sequence is a stream with items: OPEN_SEQUENCE, ITEM and END (half-close) go to the worker; for each item, in
+order, a CHUNK comes back, or a FAULT where that item failed alone, and frees the item's place: 16 items or 256 KiB
+may wait for theirs.
 An unknown kind ends the connection: `FrameReader` raises `WireError`, and so does every `read_*` for a payload
 that is not exactly what its kind says: what a worker sends may be anything, and must not hurt the server.
 
@@ -49,6 +52,9 @@ class Kind(IntEnum):
     CANCEL = 5
     PING = 6
     STOP = 7
+    OPEN_SEQUENCE = 8
+    ITEM = 9
+    END = 10
     READY = 64
     FAILED = 65
     BEGUN = 66
@@ -58,6 +64,7 @@ class Kind(IntEnum):
     ERROR = 70
     PONG = 71
     LOG = 72
+    FAULT = 73
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)
@@ -267,6 +274,29 @@ def read_open(payload: bytes) -> Item:
     return item
 
 
+def open_sequence(item: Item) -> bytes:
+    """An OPEN_SEQUENCE frame; its id is the item's. Read with `read_open`."""
+    parts: list[bytes] = []
+    _pack_item(parts, item)
+    return frame(Kind.OPEN_SEQUENCE, item.id, b"".join(parts))
+
+
+def item(id: int, inputs: Mapping[str, bytes]) -> bytes:
+    """An ITEM frame: one message of the sequence `id`."""
+    parts = [_COUNT.pack(len(inputs))]
+    _pack_pairs(parts, inputs)
+    return frame(Kind.ITEM, id, b"".join(parts))
+
+
+@_strict
+def read_item(payload: bytes) -> dict[str, bytes]:
+    """The inputs of an ITEM's payload."""
+    (count,) = _COUNT.unpack_from(payload)
+    pairs, at = _unpack_pairs(payload, _COUNT.size, count)
+    _at_end(payload, at)
+    return pairs
+
+
 # --- RESULT, DONE and ERROR ------------------------------------------------------------------
 
 
@@ -323,6 +353,11 @@ def read_done(payload: bytes) -> Metadata:
 def error(id: int, outcome: Outcome, data: bytes) -> bytes:
     """An ERROR frame: the stream `id` ended badly; `data` as `error_data` packs it."""
     return frame(Kind.ERROR, id, bytes((outcome,)) + data)
+
+
+def fault(id: int, outcome: Outcome, data: bytes) -> bytes:
+    """A FAULT frame: one item of the sequence `id` failed, the sequence goes on. Read with `read_error`."""
+    return frame(Kind.FAULT, id, bytes((outcome,)) + data)
 
 
 @_strict

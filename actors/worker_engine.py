@@ -1,8 +1,8 @@
 """The worker's main thread: the only thread that runs model code. It takes batches, steps streams, and
 looks at the cancel flags before each of them.
 
-The order of one round: take in what has arrived; run one batch; let every generator that has credit
-give one chunk; prefill one new generation; step all that have credit. So batches, streams and newcomers
+The order of one round: take in what has arrived; run one batch; feed the sequences; let every generator that
+has credit give one chunk; prefill one new generation; step all that have credit. So batches, streams and newcomers
 share the device fairly, and a cancelled stream is closed before its next step.
 
 Over 250 lines: batches and streams share the rounds and what is to be written.
@@ -21,6 +21,7 @@ from actorserve.actors import wire
 from actorserve.actors.wire import Item, Kind, Outcome
 from actorserve.actors.worker_batches import Batches
 from actorserve.actors.worker_items import Arrival, Flags, Stream, encode, failure
+from actorserve.actors.worker_sequences import Sequences
 from actorserve.handlers.base import Request, Step
 
 LATEST_FLUSH_S = 0.005
@@ -38,9 +39,10 @@ class Engine:
         inbox: SimpleQueue[list[Arrival]],
         flags: Flags,
         send: Callable[[bytes], None],
+        batch_size: int = 32,
         max_batch_weight: int = 0,
     ) -> None:
-        """`max_batch_weight`: see worker_batches.py."""
+        """`batch_size`: the most sequences that are fed at once. `max_batch_weight`: see worker_batches.py."""
         self._handler = handler
         self._inbox = inbox
         self._flags = flags
@@ -51,6 +53,9 @@ class Engine:
         self._newcomers: deque[Stream] = deque()
         self._streams: dict[int, Stream] = {}
         self._continuous = callable(getattr(handler, "prefill", None))
+        self._sequences = Sequences(
+            handler, flags=flags, make=self._request, out=self._out.append, batch_size=batch_size
+        )
         self._stopping = False
         self._flushed = 0.0
 
@@ -60,13 +65,17 @@ class Engine:
             self._take_in(block=not self._has_work())
             if self._batches:
                 self._run_batch(*self._batches.popleft())
-                if self._streams or self._newcomers:
+                if self._streams or self._newcomers or self._sequences:
                     self._flush()  # a batch does not wait for the streams' step
+            if self._sequences:
+                self._sequences.run_round()
+                self._flush()
             if self._streams or self._newcomers:
                 self._step_and_flush()
             elif not self._batches and self._inbox.empty():
                 self._flush()  # otherwise the next batch's BEGUN takes the RESULT along: one write, one wake-up less
-            if self._stopping and not (self._batches or self._streams or self._newcomers):
+            if self._stopping and not (self._batches or self._streams or self._newcomers or self._sequences.has_work()):
+                self._sequences.close()
                 self._flush()
                 return
 
@@ -81,7 +90,7 @@ class Engine:
     # --- what arrives ---------------------------------------------------------------------
 
     def _has_work(self) -> bool:
-        if self._batches or self._newcomers or self._stopping:
+        if self._batches or self._newcomers or self._stopping or self._sequences.has_work():
             return True
         return any(s.has_credit() or self._flags.is_cancelled(s.id) for s in self._streams.values())
 
@@ -98,6 +107,8 @@ class Engine:
                     self._batches.append((id, content))
                 case Kind.OPEN:
                     self._newcomers.append(Stream(id, self._request(content)))
+                case Kind.OPEN_SEQUENCE | Kind.ITEM | Kind.END:
+                    self._sequences.hear(kind, id, content)
                 case Kind.CREDIT:
                     self._give_credit(id, content)
                 case Kind.CANCEL:
@@ -109,7 +120,9 @@ class Engine:
 
     def _give_credit(self, id: int, payload: bytes) -> None:
         stream = self._streams.get(id)
-        if stream is not None:
+        if stream is None:
+            self._sequences.credit(id, payload)
+        else:
             chunks, size = wire.read_credit(payload)
             stream.chunks += chunks
             stream.bytes += size

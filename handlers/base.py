@@ -1,8 +1,9 @@
 """What a native handler is: the one file that somebody who brings a model has to read.
 
-A handler is a class with `infer`, or `generate`, or `prefill` + `step` + `release`, or `infer`
-with one of the latter two; every other method is optional. It runs in a worker process, in the
-main thread, one call at a time. It never imports trio or gRPC; it may import torch.
+A handler is a class with `infer`, or `generate`, or `prefill` + `step` + `release`, or `infer` with one of the
+latter two; or with `open` + `feed` + `release` (stateful sequences), alone or beside `infer` and `generate`. Every
+other method is optional. It runs in a worker process, in the main thread, one call at a time. It never imports trio
+or gRPC; it may import torch.
 
 What must not live here: anything about how a worker is run or reached (actors/ has that).
 """
@@ -125,8 +126,21 @@ class Handler(Protocol):
     def step(self, states: Sequence[Any]) -> Sequence[Step | Exception]:
         """Advance each generation by one: same length, same order."""
 
+    def open(self, request: Request) -> Any:
+        """Begin one stateful sequence: its state. The request has the call's metadata and no inputs."""
+
+    def feed(self, states: Sequence[Any], requests: Sequence[Request]) -> Sequence[Answer | Exception]:
+        """Answer the next item of each of several sequences: same length, same order.
+
+        An exception in the list fails its item alone, and the sequence goes on: its state must be as before. What
+        is raised ends every sequence of the batch, for their states are in doubt.
+        """
+
+    def finish(self, state: Any) -> Answer | None:
+        """Say a last word once the client has ended and every item is answered; None for nothing. Optional."""
+
     def release(self, state: Any) -> None:
-        """Free one generation's state: exactly once, whether it is done, cancelled or failed."""
+        """Free one generation's or one sequence's state: exactly once, whether it is done, cancelled or failed."""
 
     def weight(self, request: Request) -> int:
         """How much of a forward this item takes, at least 0, in units of your own: tokens, say.
@@ -149,6 +163,11 @@ def missing_methods(handler: object) -> str | None:
     def has(name: str) -> bool:
         return callable(getattr(handler, name, None))
 
+    if has("feed"):
+        lacking = [name for name in ("open", "release") if not has(name)]
+        if lacking:
+            return f"has feed but lacks {' and '.join(lacking)}"
+        return "has both feed and prefill/step: release frees one kind of state" if has("prefill") else None
     continuous = [name for name in ("prefill", "step", "release") if has(name)]
     if 0 < len(continuous) < 3:
         lacking = [name for name in ("prefill", "step", "release") if name not in continuous]
@@ -156,5 +175,5 @@ def missing_methods(handler: object) -> str | None:
     if continuous and has("generate"):
         return "has both generate and prefill/step: streaming is one or the other"
     if not (continuous or has("infer") or has("generate")):
-        return "has none of infer, generate, or prefill + step + release"
+        return "has none of infer, generate, prefill + step + release, or open + feed + release"
     return None

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from actorserve.actors.directory import Directory
 from actorserve.actors.messages import Generate, Infer, Metadata, Observe, State
 from actorserve.actors.supervisor import Supervisor
-from actorserve.errors import HandlerRaised, Unsupported
+from actorserve.errors import HandlerRaised
 from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
 from actorserve.proto.inference_pb2 import PredictionResponse, TorchServeHealthResponse
 from actorserve.services.access import check_model
 from actorserve.services.codec import inputs_of, metadata_of, model_of
+from actorserve.services.sequences import Conversation
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
@@ -92,5 +93,5 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         await _send_trailers(stream, reply.trailers)
 
     async def StreamPredictions2(self, stream: ServerStream) -> None:  # noqa: N802
-        """Not served yet."""
-        raise Unsupported("StreamPredictions2 is not served yet; StreamPredictions streams the answers to one request")
+        """Stateful sequences, and questions one after the other: each message has its own reply (sequences.py)."""
+        await Conversation(stream, self._directory).run()

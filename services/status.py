@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from grpclib.const import Status
+from grpclib.encoding.proto import ProtoStatusDetailsCodec
 from grpclib.exceptions import GRPCError
 
 from actorserve import errors
@@ -24,12 +25,15 @@ LONGEST = 1000
 TABLE: dict[type[Exception], Status] = {
     errors.BadInput: Status.INVALID_ARGUMENT,
     errors.NoSuchModel: Status.NOT_FOUND,
+    errors.NoSuchSequence: Status.NOT_FOUND,
     errors.AlreadyRegistered: Status.ALREADY_EXISTS,
     errors.WrongState: Status.FAILED_PRECONDITION,
     errors.NotAllowed: Status.PERMISSION_DENIED,
     errors.Unsupported: Status.UNIMPLEMENTED,
+    errors.NotStateful: Status.UNIMPLEMENTED,
     errors.TooLarge: Status.RESOURCE_EXHAUSTED,
     errors.Overloaded: Status.RESOURCE_EXHAUSTED,
+    errors.TooManySequences: Status.RESOURCE_EXHAUSTED,
     errors.ActorCrashed: Status.UNAVAILABLE,
     errors.ActorGone: Status.UNAVAILABLE,
     errors.NoWorkers: Status.UNAVAILABLE,
@@ -50,6 +54,12 @@ def translate(error: Exception) -> GRPCError | None:
     if status is None:
         return None
     return GRPCError(status, shorten(str(error)), _details(error))
+
+
+def status_bytes(error: Exception) -> bytes:
+    """A google.rpc.Status in its bytes: what the error would have been as the status of a call."""
+    known = translate(error) or GRPCError(Status.INTERNAL, "internal error")
+    return ProtoStatusDetailsCodec().encode(known.status, known.message, known.details)
 
 
 def shorten(text: str) -> str:

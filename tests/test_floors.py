@@ -47,7 +47,6 @@ FLOORS = {
     "actorserve.actors.sequences": 3,
     "actorserve.actors.thread_worker": 3,
     "actorserve.actors.worker_batches": 3,
-    "actorserve.actors.worker_batches": 3,
     "actorserve.actors.worker_engine": 3,
     "actorserve.actors.worker_items": 3,
     "actorserve.actors.worker_main": 3,
@@ -78,7 +77,6 @@ WHOLE = ("actorserve.proto", "actorserve.handlers", "actorserve.services", "acto
 
 IN_WORKERS = (
     "actorserve.actors.worker_main",
-    "actorserve.actors.worker_batches",
     "actorserve.actors.worker_batches",
     "actorserve.actors.worker_engine",
     "actorserve.actors.worker_items",

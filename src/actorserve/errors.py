@@ -43,6 +43,10 @@ class NoSuchModel(ActorserveError):
         return f"Model not found: {self.name}"
 
 
+class NoSuchSequence(ActorserveError):
+    """The sequence is not known, or not any more: it has expired or ended."""
+
+
 class AlreadyRegistered(ActorserveError):
     """A model of this name and version exists already."""
 
@@ -57,6 +61,10 @@ class NotAllowed(ActorserveError):
 
 class Unsupported(ActorserveError):
     """The contract has this, the server does not (yet)."""
+
+
+class NotStateful(Unsupported):
+    """The model's handler has no sequences: ask it item by item."""
 
 
 class TooLarge(ActorserveError):
@@ -87,6 +95,18 @@ class Overloaded(ActorserveError):
 
     def __str__(self) -> str:
         return f"model {self.name}: {self.limit} requests are waiting already (queue_size)"
+
+
+class TooManySequences(ActorserveError):
+    """The model has as many sequences as it may have: try again when one has ended."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__(name, limit)
+        self.name = name
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"model {self.name}: {self.limit} sequences are open already (max_sequences)"
 
 
 class Unavailable(ActorserveError):

@@ -7,7 +7,7 @@ What must not live here: processes, threads, files, sockets; real time.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -62,10 +62,11 @@ class _Stream:
         self.bytes = CREDIT_BYTES
         self.changed = trio.Event()
         self.scope = trio.CancelScope()
+        self.items, self.item_queue = trio.open_memory_channel[dict[str, bytes]](float("inf"))  # of a sequence
 
 
 class ScriptedWorker:
-    """Echoes `data` at once. Override `load`, `infer` and `generate`; they may sleep, raise, or `crash`.
+    """Echoes `data` at once. Override `load`, `infer`, `generate` and `feed`; they may sleep, raise, or `crash`.
 
     `answers_ping = False` makes it as silent as a stopped process. Time slept in `infer`, or before a chunk of
     `generate`, is time inside the handler: PONG tells of it, as a real worker's does.
@@ -73,6 +74,7 @@ class ScriptedWorker:
 
     can_infer = True
     can_generate = True
+    can_sequences = False
 
     def __init__(self, child: ChildSpec, process: ScriptedProcess, stream: trio.abc.Stream) -> None:
         self.child = child
@@ -98,6 +100,10 @@ class ScriptedWorker:
         """Answer a stream: `count` times `data`."""
         for _ in range(int(item.inputs.get("count", b"1"))):
             yield item.inputs.get("data", b"")
+
+    async def feed(self, id: int, inputs: Mapping[str, bytes]) -> bytes | Exception:
+        """Answer the next item of a sequence; raising ends the sequence."""
+        return inputs.get("data", b"")
 
     def crash(self, status: int = SIGKILL) -> None:
         """Die now, with nothing more said."""
@@ -133,9 +139,12 @@ class ScriptedWorker:
                 nursery.start_soon(self._load, wire.read_note(frame.payload))
             case Kind.BATCH:
                 await self._batches.send((frame.id, wire.read_batch(frame.payload)))
-            case Kind.OPEN:
+            case Kind.OPEN | Kind.OPEN_SEQUENCE:
                 self._streams[frame.id] = _Stream()
-                nursery.start_soon(self._run_stream, wire.read_open(frame.payload))
+                answer = self._generate if frame.kind == Kind.OPEN else self._feed
+                nursery.start_soon(self._run_stream, wire.read_open(frame.payload), answer)
+            case Kind.ITEM | Kind.END if frame.id in self._streams:
+                self._hear_item(frame)
             case Kind.CREDIT if frame.id in self._streams:
                 stream = self._streams[frame.id]
                 chunks, size = wire.read_credit(frame.payload)
@@ -150,6 +159,13 @@ class ScriptedWorker:
                 if self.answers_ping:
                     began = min(self._calls.values(), default=trio.current_time())
                     await self._say(wire.pong(trio.current_time() - began))
+
+    def _hear_item(self, frame: Frame) -> None:
+        items = self._streams[frame.id].items
+        if frame.kind == Kind.END:
+            items.close()
+        else:
+            items.send_nowait(wire.read_item(frame.payload))
 
     async def _say(self, data: bytes) -> None:
         """Write; where the server has gone this is the end, as of a real worker."""
@@ -176,7 +192,7 @@ class ScriptedWorker:
             await self._say(wire.note(Kind.FAILED, {"reason": str(error), "permanent": permanent}))
             self.process.end(1)
             return
-        ready = {"infer": self.can_infer, "generate": self.can_generate, "continuous": False, "load_s": 0.0}
+        ready = {"infer": self.can_infer, "generate": self.can_generate, "sequences": self.can_sequences}
         await self._say(wire.note(Kind.READY, ready))
 
     async def _run_batches(self) -> None:
@@ -216,13 +232,29 @@ class ScriptedWorker:
                 stream.bytes -= len(chunk)
                 await self._say(wire.frame(Kind.CHUNK, item.id, chunk))
 
-    async def _run_stream(self, item: Item) -> None:
+    async def _feed(self, item: Item, stream: _Stream) -> bytes:
+        """Answer the items of one sequence within its credit; gives the frame that ends it."""
+        async for inputs in stream.item_queue:
+            while stream.chunks <= 0 or stream.bytes <= 0:
+                stream.changed = trio.Event()
+                await stream.changed.wait()
+            with self._handler_call():
+                answer = await self.feed(item.id, inputs)
+            stream.chunks -= 1
+            if isinstance(answer, Exception):
+                await self._say(wire.fault(item.id, *_failure(answer)))
+            else:
+                stream.bytes -= len(answer)
+                await self._say(wire.frame(Kind.CHUNK, item.id, answer))
+        return wire.done(item.id)
+
+    async def _run_stream(self, item: Item, answer: Callable[[Item, _Stream], Awaitable[bytes]]) -> None:
         stream = self._streams[item.id]
         last = wire.error(item.id, Outcome.CANCELLED, b"")
         with stream.scope:
             await trio.lowlevel.checkpoint()  # a cancelled one never reaches the script
             try:
-                last = await self._generate(item, stream)
+                last = await answer(item, stream)
             except Exception as error:  # noqa: BLE001  # the script's
                 last = wire.error(item.id, *_failure(error))
         del self._streams[item.id]

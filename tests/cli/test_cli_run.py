@@ -137,7 +137,7 @@ options = { dealy_s = 3 }
 REASONS = {
     "nomodule": "handler 'no_such_module:Model' cannot be imported: No module named 'no_such_module'",
     "noclass": "handler 'mine:NoSuchClass': module mine has no NoSuchClass",
-    "noinfer": "handler 'mine:Nothing' has none of infer, generate, or prefill + step + release",
+    "noinfer": "handler 'mine:Nothing' has none of infer, generate, prefill + step + release, or open + feed + release",
     "noweights": "FileNotFoundError: [Errno 2] No such file or directory: '{folder}/weights.safetensors'",
     "twolines": "ValueError: the first line the second line",
     "needs": "TypeError: Needs.__init__() missing 1 required positional argument: 'something'",
