@@ -228,7 +228,7 @@ class Incarnation:
             "name": model.name,
             "version": model.version,
             "handler": model.handler,
-            "device": self.spec.device,
+            "device": self.spec.placement.in_worker,
             "model_dir": str(model.model_dir),
             "options": dict(model.options),
             "cache_dir": str(self._settings.cache_dir),

@@ -20,7 +20,10 @@ from typing import Any, overload
 import structlog
 import trio
 
+from actorserve.actors.autoscaler import Autoscaler, may_scale
+from actorserve.actors.autoscaling import Load
 from actorserve.actors.child import Child
+from actorserve.actors.device import Ledger
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import (
@@ -28,6 +31,7 @@ from actorserve.actors.messages import (
     ModelSpec,
     ModelView,
     Observe,
+    Placement,
     Scale,
     Spawn,
     State,
@@ -40,7 +44,9 @@ from actorserve.errors import (
     ActorGone,
     ActorserveError,
     AlreadyRegistered,
+    ConfigError,
     Draining,
+    LoadFailed,
     NoSuchModel,
     NoWorkers,
     Overloaded,
@@ -56,8 +62,10 @@ Request = Spawn | Scale | Stop | Observe
 class Model:
     """One model version: its spec, its mailbox, its children by index."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, on_demand: Callable[[], None]) -> None:
+        """`on_demand` is called when it is asked and has no replica, but may have some."""
         self.spec = spec
+        self._on_demand = on_demand
         self.children: dict[int, Child] = {}
         self.turn = trio.Lock()  # of replicas that are replaced one at a time
         self.mailbox = Mailbox(
@@ -87,7 +95,10 @@ class Model:
                 self.mailbox.fail_all(self.stopped)
             return
         if any(child.is_alive for child in self.children.values()):
-            self.mailbox.refusal = None
+            self.mailbox.refusal = self.mailbox.on_ask = None
+            return
+        if may_scale(self.spec) and not self.load().failed:
+            self.mailbox.refusal, self.mailbox.on_ask = None, self._on_demand
             return
         refusal = self._refusal()
         self.mailbox.refusal = refusal
@@ -96,6 +107,12 @@ class Model:
     def stopped(self) -> ActorserveError:
         """Say why a queued request is not answered: its model was stopped."""
         return Draining(f"model {self.spec.name} was stopped before this request was answered")
+
+    def load(self) -> Load:
+        """What autoscaling decides by. Replicas that drain count no more, nor does what they have in hand."""
+        alive = [child for child in self.children.values() if child.is_alive]
+        failed = sum(child.state is State.FAILED for child in self.children.values())
+        return Load(self.mailbox.waiting + sum(child.view().in_hand for child in alive), len(alive), failed)
 
     def _refusal(self) -> Callable[[], ActorserveError]:
         name = self.spec.name
@@ -120,13 +137,16 @@ class Supervisor:
         self._settings = settings
         self._directory = directory
         self._stable_after_s = stable_after_s
+        ledger: Ledger | None = None,
         self._grace_s = grace_s
         self._on_change = on_change
         self._models: dict[tuple[str, str], Model] = {}
         self._leaving: list[Model] = []
         self._send, self._inbox = trio.open_memory_channel[tuple[Request, Reply[Any]]](INBOX)
         self._nursery: trio.Nursery | None = None
+        self._ledger = Ledger() if ledger is None else ledger
         self._draining = False
+        self._autoscaler: Autoscaler[Model] = Autoscaler(self._models.values, self._resize)
 
     # --- asked from outside -------------------------------------------------------------------
 
@@ -162,6 +182,7 @@ class Supervisor:
             async for message, reply in self._inbox:
                 try:
                     self._handle(message, reply)
+            nursery.start_soon(self._autoscaler.run)
                 except ActorserveError as error:
                     reply.fail(error)
 
@@ -187,11 +208,11 @@ class Supervisor:
     # --- spawn --------------------------------------------------------------------------------
 
     def _spawn(self, message: Spawn, reply: Reply[None]) -> None:
-        spec = message.model
+        spec = self._settled(message.model)
         key = (spec.name, spec.version)
         if key in self._models:
             raise AlreadyRegistered(f"model {spec.name} version {spec.version} is registered already")
-        model = self._models[key] = Model(spec)
+        model = self._models[key] = Model(spec, self._autoscaler.wake)
         self._directory.add(spec.name, spec.version, model.mailbox)
         log.info("model registered", model=spec.key, handler=spec.handler, workers=spec.workers_min)
         children = self._grow(model, spec.workers_min)
@@ -199,14 +220,24 @@ class Supervisor:
         self._on_change()
         self._start_soon(self._answer_when_ready, model, children, reply, message.unregister_on_failure)
 
-    def _grow(self, model: Model, count: int) -> list[Child]:
-        """Start children until `count` are alive; FAILED ones are replaced."""
+        self._autoscaler.wake()
+    def _settled(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with its number of threads; LoadFailed where it names a device that does not exist."""
+        try:
+            return self._ledger.settle_threads(spec, (model.spec for model in self._models.values()))
+        except ConfigError as error:
+            raise LoadFailed(str(error)) from None
+
+    def _forget_failed(self, model: Model) -> None:
         for index in [index for index, child in model.children.items() if child.state is State.FAILED]:
             del model.children[index]
         started = []
         index = 0
         while sum(child.is_alive for child in model.children.values()) < count:
             while index in model.children:
+
+    def _grow(self, model: Model, count: int) -> list[Child]:
+        """Start children until `count` are alive."""
                 index += 1
             child = model.children[index] = self._child(model, index)
             started.append(child)
@@ -219,7 +250,7 @@ class Supervisor:
             self._on_change()
 
         return Child(
-            ChildSpec(model.spec, index, restart=model.spec.restart, grace_s=self._grace_s),
+            ChildSpec(model.spec, index, self._place(model), restart=model.spec.restart, grace_s=self._grace_s),
             model.mailbox,
             self._settings,
             stable_after_s=self._stable_after_s,
@@ -231,8 +262,14 @@ class Supervisor:
         await child.run()
         if child.state is not State.FAILED and model.children.get(child.spec.index) is child:
             del model.children[child.spec.index]
+    def _place(self, model: Model) -> Placement:
+        children = [child for one in (*self._models.values(), *self._leaving) for child in one.children.values()]
+        loading = [child.spec.placement for child in children if child.state is not State.READY]
+        return self._ledger.assign(model.spec.key, model.spec.devices, loading)
+
         model.refresh()
         self._on_change()
+        self._ledger.release(child.spec.placement)
 
     async def _answer_when_ready(
         self, model: Model, children: Iterable[Child], reply: Reply[None], unregister_on_failure: bool
@@ -264,7 +301,9 @@ class Supervisor:
         alive = sorted(index for index, child in model.children.items() if child.is_alive)
         alive.sort(key=lambda index: model.children[index].state is not State.READY)  # those that work stay
         leaving = [model.children[index] for index in alive[message.workers_max :]]
+        self._forget_failed(model)
         for child in leaving:
+        self._autoscaler.wake()
             child.drain()
         model.refresh()
         self._on_change()
@@ -277,6 +316,16 @@ class Supervisor:
         self, model: Model, started: Iterable[Child], leaving: Iterable[Child], reply: Reply[None]
     ) -> None:
         with trio.move_on_after(self._grace_s):
+    def _resize(self, model: Model, target: int) -> None:
+        """Do what autoscaling decided. Those that leave finish what they have in hand, however long that takes."""
+        self._grow(model, target)
+        alive = [child for child in model.children.values() if child.is_alive]
+        alive.sort(key=lambda child: (child.state is not State.READY, -child.view().in_hand, child.spec.index))
+        for child in alive[target:]:
+            child.drain()
+        model.refresh()
+        self._on_change()
+
             for child in leaving:
                 await child.gone.wait()
         for child in leaving:

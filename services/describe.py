@@ -15,10 +15,10 @@ from typing import Any
 
 from actorserve.actors.messages import ModelView, ReplicaView, State, Tree
 from actorserve.actors.tree_text import last_exit
+from actorserve.config_types import CPU
 
 PAGE = 100
 FIRST_WORKER_ID = 9000
-CPU = "cpu"
 
 
 def listing(tree: Tree, *, limit: int, start: int) -> str:
@@ -53,7 +53,7 @@ def _model(model: ModelView) -> dict[str, Any]:
         "maxBatchDelay": round(spec.max_batch_delay_s * 1000),
         "responseTimeout": round(spec.response_timeout_s),
         "startupTimeout": round(spec.startup_timeout_s),
-        "deviceType": "gpu" if any(replica.device != CPU for replica in model.replicas) else "cpu",
+        "deviceType": "gpu" if any(replica.device != CPU for replica in model.replicas) else CPU,
         "status": model.state.value,
         "loadedAtStartup": spec.loaded_at_startup,
         "workers": [_worker(replica) for replica in model.replicas],

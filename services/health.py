@@ -8,7 +8,8 @@ Rules
    version), each version (`digits/1.0`). A service's name wins over a model's; a model's name has no slash.
 2. "" and the inference service are SERVING once every configured model has been READY or FAILED, and while one
    is READY; at once where no model is configured with workers. Other services take calls from the start.
-3. A model or a version is SERVING while one of its workers is READY.
+3. A model or a version is SERVING while one of its workers is READY. One that has none and starts one on demand is
+   SERVING too, also while that one loads.
 4. From the beginning of the drain everything is NOT_SERVING. Watchers are told, then their calls end: a watcher
    never holds up the drain.
 5. A watcher holds one status, the last that it was sent, however many changes it slept through: memory is bounded,
@@ -63,7 +64,7 @@ class HealthBoard:
         self._settle(views)
         models = {}
         for key, view in views.items():
-            status = SERVING if view.state is State.READY and not self.draining else NOT_SERVING
+            status = SERVING if answers(view) and not self.draining else NOT_SERVING
             models[key] = status
             if view.is_default:
                 models[view.spec.name] = status
@@ -102,6 +103,14 @@ class HealthBoard:
     def models(self) -> Mapping[str, ServingStatus]:
         """The status of each model and each version, by its name."""
         return self._models
+
+
+def answers(view: ModelView) -> bool:
+    """Whether a model answers, be it once its first worker has loaded: who were told no would never ask."""
+    if view.state is State.READY:
+        return True
+    on_demand = not view.spec.workers_min and view.spec.workers_max
+    return bool(on_demand) and view.state in (State.NO_WORKERS, State.LOADING)
 
 
 class HealthService(HealthBase):  # type: ignore[misc]  # generated without types

@@ -71,9 +71,9 @@ def complain(text: str) -> None:
 
 def check(settings: config.Config) -> None:
     """Print the whole configuration, defaults included; ConfigError if a model's folder is wrong."""
-    from actorserve.server import model_specs  # noqa: PLC0415  # --help needs none of the floors
+    from actorserve.server import ledger_here, model_specs  # noqa: PLC0415  # --help needs none of the floors
 
-    model_specs(settings)
+    model_specs(settings, ledger_here())
     print(settings.model_dump_json(indent=2))  # noqa: T201
 
 

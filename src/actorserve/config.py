@@ -26,7 +26,18 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from actorserve.config_listener import Listener, Tls
-from actorserve.config_types import NAME, Folder, Folders, Table, Texts, check_handler, is_name, is_variable
+from actorserve.config_types import (
+    AUTO,
+    NAME,
+    Folder,
+    Folders,
+    Table,
+    Texts,
+    check_device,
+    check_handler,
+    is_name,
+    is_variable,
+)
 from actorserve.errors import ConfigError
 
 SERVICES = ("inference", "management", "health", "reflection")
@@ -35,6 +46,7 @@ DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
 }
 MOST_WORKERS = 1024
+MOST_THREADS = 1024
 
 
 class Server(Table):
@@ -73,19 +85,23 @@ class Log(Table):
 
 
 class Workers(Table):
-    """How many workers a model has."""
+    """How many workers a model has: as many as it needs between two bounds (docs/scaling.md)."""
 
     min: int = Field(
-        default=1, ge=0, le=MOST_WORKERS, description="Workers started. 0: none until ScaleWorker asks for some."
+        default=1,
+        ge=0,
+        le=MOST_WORKERS,
+        description="Workers started, and the fewest there are. 0: none until the first request, where `max` allows "
+        "some; else none until ScaleWorker asks for some.",
     )
     max: int | None = Field(
-        default=None, ge=0, le=MOST_WORKERS, description="Same as `min`: nothing scales by itself yet."
+        default=None, ge=0, le=MOST_WORKERS, description="The most there are. Default: as `min`, so nothing scales."
     )
 
     @model_validator(mode="after")
-    def _do_not_scale(self) -> Workers:
-        if self.max is not None and self.max != self.min:
-            raise ValueError(f"max = {self.max} differs from min = {self.min}, but nothing scales by itself yet")
+    def _in_order(self) -> Workers:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"max = {self.max} is less than min = {self.min}")
         return self
 
 
@@ -101,8 +117,25 @@ class Model(Table):
         description="The model's folder: first on the worker's `sys.path`, and what its handler gets as `model_dir`.",
     )
     version: str = Field(default="1.0", pattern=NAME, description="The version's name.")
-    workers: Workers = Field(default_factory=Workers, description="How many workers, as `{ min = 1 }`.")
-    threads: int = Field(default=1, ge=1, le=1024, description="Compute threads of a worker.")
+    workers: Workers = Field(default_factory=Workers, description="How many workers, as `{ min = 1, max = 4 }`.")
+    target_ongoing_requests: float = Field(
+        default=2.0, gt=0, le=1_000_000, description="Requests waiting or at work that one worker is meant to have."
+    )
+    upscale_delay_s: float = Field(
+        default=30.0, ge=0, le=86400, description="Seconds that more workers must have been wanted. Never from none."
+    )
+    downscale_delay_s: float = Field(
+        default=600.0, ge=0, le=86400, description="Seconds that fewer workers must have been wanted."
+    )
+    device: str | Texts = Field(
+        default=AUTO,
+        description="Where workers compute: `cpu`, `cuda:N`, a list of the latter, or `auto`: all GPUs, the CPU where "
+        "there is none (docs/devices.md).",
+    )
+    threads: int | str = Field(
+        default=1,
+        description="Compute threads of a worker, 1 to 1024. `auto`: the cores shared out among all CPU workers.",
+    )
     batch_size: int = Field(
         default=32, ge=1, le=65536, description="Most requests in one batch, and most streams open in one worker."
     )
@@ -166,6 +199,19 @@ class Model(Table):
         for name, option in value.items():
             try:
                 json.dumps(option, allow_nan=False)
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        check_device(value)
+        return value
+
+    @field_validator("threads")
+    @classmethod
+    def _is_count(cls, value: int | str) -> int | str:
+        if value != AUTO and not (isinstance(value, int) and 1 <= value <= MOST_THREADS):
+            raise ValueError(f'{_toml(value)} is wrong: it must be 1 to {MOST_THREADS}, or "{AUTO}"')
+        return value
+
             except (TypeError, ValueError):
                 raise ValueError(
                     f"option {name} = {option} cannot be handed to a worker; text, numbers, true, false, lists and "
@@ -307,7 +353,7 @@ def first_error(error: ValidationError, within: Sequence[str] = ()) -> tuple[str
     `within`: where the validated table stands in the file.
     """
     details = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    location = [part for part in details["loc"] if part not in ("str", "tuple[str, ...]")]
+    location = [part for part in details["loc"] if part not in ("int", "str", "tuple[str, ...]")]
     key = ".".join(part for part in location if isinstance(part, str))
     match details["type"]:
         case "extra_forbidden":

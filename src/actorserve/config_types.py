@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
 UNIX = "unix:"
+AUTO = "auto"
+CPU = "cpu"
 
 
 # TOML has types, so "8" is not 8 and true is not 1; only what TOML has no type for is converted.
@@ -70,3 +72,16 @@ def check_handler(target: str) -> str:
     if not separator or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         raise ValueError(f'handler {target!r} is not "module:Class", for example "my_package.my_module:MyHandler"')
     return target
+
+
+def check_device(value: str | tuple[str, ...]) -> None:
+    """ValueError unless `value` reads `cpu`, `auto`, `cuda:N`, or is a list of different `cuda:N`."""
+    if value in (CPU, AUTO):
+        return
+    names = (value,) if isinstance(value, str) else value
+    wrong = next((name for name in names if not re.fullmatch(r"cuda:(0|[1-9][0-9]{0,3})", name)), None)
+    if wrong is not None or not names:
+        told = "a list of none" if wrong is None else f'"{wrong}"'
+        raise ValueError(f'{told} is no device: "cpu", "auto", "cuda:0", or a list like ["cuda:0", "cuda:1"]')
+    if len(set(names)) < len(names):
+        raise ValueError(f"a device is named twice: {', '.join(names)}")

@@ -8,6 +8,7 @@ What must not live here: signals and the command line (__main__.py), the screen 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ import trio
 
 from actorserve import config
 from actorserve.actors import model_store
+from actorserve.actors.device import Ledger, find_gpus, free_memory
 from actorserve.actors.directory import Directory
 from actorserve.actors.forkservers import Forkservers, ProcessSpawner
 from actorserve.actors.messages import ModelSpec, Spawn, State, Tree
@@ -67,7 +69,8 @@ class Server:
         extra_services: Iterable[Any] = (),
     ) -> None:
         self.settings = settings
-        self.specs = model_specs(settings)
+        ledger = ledger_here()
+        self.specs = model_specs(settings, ledger)
         self.directory = Directory()
         self.spawner = spawner
         folder = settings.folder
@@ -88,6 +91,7 @@ class Server:
             stable_after_s=settings.server.stable_after_s,
             grace_s=settings.server.grace_s,
             on_change=self._changed,
+            ledger=ledger,
         )
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
@@ -237,14 +241,20 @@ class Server:
         return not models or any(model.state is State.READY or not model.spec.workers_min for model in models)
 
 
-def model_specs(settings: config.Config) -> tuple[ModelSpec, ...]:
-    """What to run, from the file; ConfigError names the model whose folder or key is wrong."""
-    specs = []
+def ledger_here() -> Ledger:
+    """A ledger of this machine's devices, as far as this process may use them."""
+    return Ledger(find_gpus(os.environ), free=free_memory, cores=len(os.sched_getaffinity(0)))
+
+
+def model_specs(settings: config.Config, ledger: Ledger) -> tuple[ModelSpec, ...]:
+    """What to run, from the file; ConfigError names the model whose folder, device or key is wrong."""
+    specs: list[ModelSpec] = []
     for name, model in settings.models.items():
         if model.source is not None and not (settings.folder / model.source).is_dir():
             raise ConfigError(f"models.{name}.source", f"there is no folder {settings.folder / model.source}")
         try:
             specs.append(model_store.spec_of(name, model, folder=settings.folder, loaded_at_startup=True))
+            ledger.resolve(specs[-1].devices)
         except ConfigError as error:
             raise ConfigError(f"models.{name}.{error.key}", error.text) from None
-    return tuple(specs)
+    return tuple(ledger.settle_threads(spec, (other for other in specs if other is not spec)) for spec in specs)

@@ -11,6 +11,7 @@ from pathlib import Path
 import trio
 import trio.testing
 
+from actorserve.actors.device import Ledger
 from actorserve.actors.directory import Directory
 from actorserve.actors.messages import Generate, Infer, ModelSpec, Scale, Spawn, State, Stop
 from actorserve.actors.model_actor import ActorSettings
@@ -95,13 +96,18 @@ class Universe:
 
 @asynccontextmanager
 async def universe(
-    make: Callable = ScriptedWorker, *, grace_s: float = 30.0, stable_after_s: float = 60.0, **settings_given
+    make: Callable = ScriptedWorker,
+    *,
+    grace_s: float = 30.0,
+    stable_after_s: float = 60.0,
+    ledger: Ledger | None = None,
+    **settings_given,
 ):
     """Run a supervisor; on exit it drains, and nothing may be left."""
     workers = make if isinstance(make, ScriptedWorkers) else ScriptedWorkers(make)
     directory = Directory()
     settings = ActorSettings(workers, cache_dir=Path("/"), **settings_given)
-    supervisor = Supervisor(settings, directory, stable_after_s=stable_after_s, grace_s=grace_s)
+    supervisor = Supervisor(settings, directory, stable_after_s=stable_after_s, grace_s=grace_s, ledger=ledger)
     async with trio.open_nursery() as nursery:
         workers.nursery = nursery
         await nursery.start(supervisor.run)

@@ -39,9 +39,25 @@ MISTAKES = {
     MODEL + "version = 1.0": 'models.m.version: 1.0 is wrong: it must be text, in quotes: "..."',
     MODEL + "workers = 2": "models.m.workers: 2 is wrong: it must be a table",
     MODEL + "source = 2": 'models.m.source: 2 is wrong: it must be a path, in quotes: "..."',
-    MODEL + "workers = { min = 1, max = 2 }": (
-        "models.m.workers: max = 2 differs from min = 1, but nothing scales by itself yet"
+    MODEL + "workers = { min = 2, max = 1 }": "models.m.workers: max = 1 is less than min = 2",
+    MODEL + "target_ongoing_requests = 0": "models.m.target_ongoing_requests: 0 is wrong: it must be more than 0",
+    MODEL + "upscale_delay_s = -1": "models.m.upscale_delay_s: -1 is wrong: it must be at least 0",
+    MODEL + "downscale_delay_s = -1": "models.m.downscale_delay_s: -1 is wrong: it must be at least 0",
+    MODEL + "threads = 0": 'models.m.threads: 0 is wrong: it must be 1 to 1024, or "auto"',
+    MODEL + 'threads = "many"': 'models.m.threads: "many" is wrong: it must be 1 to 1024, or "auto"',
+    MODEL + "threads = 2.5": "models.m.threads: 2.5 is wrong: it must be a whole number",
+    MODEL + "threads = true": "models.m.threads: true is wrong: it must be a whole number",
+    MODEL + "device = 3": 'models.m.device: 3 is wrong: it must be text, in quotes: "..."',
+    MODEL + 'device = "gpu"': (
+        'models.m.device: "gpu" is no device: "cpu", "auto", "cuda:0", or a list like ["cuda:0", "cuda:1"]'
     ),
+    MODEL + 'device = ["cuda:0", "cpu"]': (
+        'models.m.device: "cpu" is no device: "cpu", "auto", "cuda:0", or a list like ["cuda:0", "cuda:1"]'
+    ),
+    MODEL + "device = []": (
+        'models.m.device: a list of none is no device: "cpu", "auto", "cuda:0", or a list like ["cuda:0", "cuda:1"]'
+    ),
+    MODEL + 'device = ["cuda:1", "cuda:1"]': "models.m.device: a device is named twice: cuda:1, cuda:1",
     MODEL + "options = { since = 2024-01-01 }": (
         "models.m.options: option since = 2024-01-01 cannot be handed to a worker; "
         "text, numbers, true, false, lists and tables can, so write it as text"

@@ -103,7 +103,7 @@ KEYS = [
     "workers",
     "jobQueueStatus",
 ]
-WORKER_KEYS = ["id", "startTime", "status", "memoryUsage", "pid", "gpu", "gpuUsage"]
+WORKER_KEYS = ["id", "startTime", "status", "memoryUsage", "pid", "gpu", "gpuUsage", "device"]
 
 
 async def test_describe(autojump_clock):

@@ -1,0 +1,341 @@
+"""Autoscaling: the decision by its properties, and what it does to replicas in virtual time with scripted workers."""
+
+# ruff: noqa: SIM300  # expected == actual
+
+import math
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from universe import universe, until
+
+from actorserve.actors.autoscaling import Decision, Held, Load, Policy, decide
+from actorserve.actors.messages import Infer, Scale, State
+from actorserve.errors import ActorGone, Expired, LoadFailed, NoWorkers, Overloaded
+from actorserve.scripted import ScriptedWorker
+
+# --- the decision -----------------------------------------------------------------------------------
+
+DELAYS = st.sampled_from([0.0, 0.5, 3.0, 10.0])
+
+
+@st.composite
+def policies(draw, least=0):
+    """Any policy that a configuration allows."""
+    low = draw(st.integers(least, 4))
+    return Policy(
+        min_replicas=low,
+        max_replicas=low + draw(st.integers(0, 5)),
+        target_ongoing_requests=draw(st.sampled_from([0.5, 1.0, 2.0, 7.0])),
+        upscale_delay_s=draw(DELAYS),
+        downscale_delay_s=draw(DELAYS),
+    )
+
+
+LOADS = st.builds(Load, ongoing=st.integers(0, 60), replicas=st.integers(0, 12), failed=st.integers(0, 3))
+HELD = st.none() | st.builds(Held, since=st.floats(0, 100), wanted=st.integers(0, 12))
+LOOKS = st.lists(st.tuples(st.sampled_from([0.0, 0.25, 1.0, 4.0]), st.integers(0, 30)), max_size=60)
+
+
+def play(policy, looks, replicas):
+    """Every look's (time, ongoing, replicas before, replicas after), each decision carried out at once."""
+    now, held, history = 0.0, None, []
+    for wait, ongoing in looks:
+        now += wait
+        decision = decide(policy, Load(ongoing, replicas), held, now)
+        history.append((now, ongoing, replicas, decision.target))
+        replicas, held = decision.target, decision.held
+    return history
+
+
+@given(policies(), LOADS, HELD, st.floats(100, 200))
+def test_the_target_is_within_the_bounds(policy, load, held, now):
+    """Whatever is asked, held or FAILED: never more than max, never fewer than min, the FAILED counted in both."""
+    target = decide(policy, load, held, now).target
+    assert 0 <= target <= policy.max_replicas
+    if load.replicas or not load.failed:
+        assert target + load.failed >= policy.min_replicas or target == policy.max_replicas
+
+
+@given(policies(), st.tuples(st.integers(0, 60), st.integers(0, 60)), st.integers(0, 12), HELD, st.floats(100, 200))
+def test_more_ongoing_never_means_fewer(policy, ongoing, replicas, held, now):
+    """All else equal, more requests ongoing never lead to fewer replicas."""
+    fewer = decide(policy, Load(min(ongoing), replicas), held, now).target
+    more = decide(policy, Load(max(ongoing), replicas), held, now).target
+    assert fewer <= more
+
+
+def lasted(history, index, since, holds):
+    """For how long something held without a break up to a look, looking back no further than another."""
+    first = index
+    while first > since and holds(history[first - 1]):
+        first -= 1
+    return history[index][0] - history[first][0]
+
+
+@given(policies(), LOOKS)
+def test_no_change_is_faster_than_its_delay(policy, looks):
+    """Replicas are added only after they were wanted all through upscale_delay_s, and taken only after they were not
+    wanted all through downscale_delay_s, each counted from the last change at the earliest; but from zero at once.
+    """
+
+    def wanted(look):
+        count = math.ceil(look[1] / policy.target_ongoing_requests)
+        return min(max(count, policy.min_replicas), policy.max_replicas)
+
+    history = play(policy, looks, policy.min_replicas)
+    since = 0
+    for index, (_, _, before, after) in enumerate(history):
+        if before == 0 and after:
+            assert after == 1
+        elif after > before:
+            assert wanted(history[index]) >= after
+            assert lasted(history, index, since, lambda look, n=after: wanted(look) >= n) >= policy.upscale_delay_s
+        elif after < before:
+            assert wanted(history[index]) <= after
+            assert lasted(history, index, since, lambda look, n=after: wanted(look) <= n) >= policy.downscale_delay_s
+        if after != before:
+            since = index + 1
+
+
+@given(policies(), LOOKS, st.integers(1, 9))
+def test_zero_is_reached_only_where_min_is_zero(policy, looks, replicas):
+    """A model that may have replicas goes to none only if min is 0 and nothing at all was ongoing for
+    downscale_delay_s.
+    """
+    history = play(policy, looks, replicas)
+    for index, (_, ongoing, before, after) in enumerate(history):
+        if before and not after and policy.max_replicas:
+            assert policy.min_replicas == 0
+            assert not ongoing
+            assert lasted(history, index, 0, lambda look: not look[1]) >= policy.downscale_delay_s
+
+
+@given(policies(), st.integers(0, 60), st.integers(0, 12))
+def test_a_steady_load_settles(policy, ongoing, replicas):
+    """Under a load that does not change, the replicas become what the load wants, and stay that many."""
+    history = play(policy, [(1.0, ongoing)] * 60, replicas)
+    wanted = math.ceil(ongoing / policy.target_ongoing_requests)
+    assert {min(max(wanted, policy.min_replicas), policy.max_replicas)} == {after for *_, after in history[-20:]}
+
+
+@given(policies(), LOADS, HELD, st.floats(100, 200))
+def test_every_change_has_a_reason(policy, load, held, now):
+    """A decision says why exactly if it changes something."""
+    decision = decide(policy, load, held, now)
+    assert bool(decision.reason) == (decision.target != load.replicas)
+
+
+def test_the_least_that_was_wanted_counts():
+    """A peak inside the delay starts no more than what was wanted all the time."""
+    policy = Policy(1, 9, upscale_delay_s=30)
+    first = decide(policy, Load(6, 1), None, 0)
+    peak = decide(policy, Load(18, 1), first.held, 20)
+    assert [Decision(1, Held(0, 3)), Decision(1, Held(0, 3))] == [first, peak]
+    reason = "18 ongoing at 2 a replica: at least 3 wanted for 30.0 s (upscale_delay_s = 30)"
+    assert Decision(3, reason=reason) == decide(policy, Load(18, 1), peak.held, 30)
+
+
+def test_a_lull_starts_the_delay_anew():
+    """One look at which what there is suffices, and the delay counts from the next look at which it does not."""
+    policy = Policy(1, 9, upscale_delay_s=30)
+    held = decide(policy, Load(6, 1), None, 0).held
+    held = decide(policy, Load(2, 1), held, 20).held
+    assert held is None
+    assert decide(policy, Load(6, 1), held, 31) == Decision(1, Held(31, 3))
+
+
+@pytest.mark.parametrize(
+    ("policy", "load", "target"),
+    [
+        (Policy(1, 4), Load(40, 0, failed=1), 0),  # given up: nothing is tried
+        (Policy(0, 4), Load(40, 0, failed=1), 0),
+        (Policy(2, 4), Load(0, 1, failed=1), 1),  # its place is taken
+        (Policy(1, 4, upscale_delay_s=0), Load(40, 1, failed=1), 3),
+        (Policy(0, 4, downscale_delay_s=0), Load(0, 2, failed=1), 1),  # the last that works stays
+        (Policy(0, 1, downscale_delay_s=0), Load(0, 1, failed=1), 1),
+    ],
+)
+def test_a_failed_replica_keeps_its_place(policy, load, target):
+    """Nothing is started in the stead of a FAILED replica, and the last that works is not taken away."""
+    assert decide(policy, load, None, 0).target == target
+
+
+# --- what it does ------------------------------------------------------------------------------------
+
+
+class Slow(ScriptedWorker):
+    """Takes 1 s to load, and as many seconds for a batch as its first item says."""
+
+    async def load(self, content):
+        await trio.sleep(1)
+
+    async def infer(self, items):
+        await trio.sleep(float(items[0].inputs["data"]))
+        return [item.inputs["data"] for item in items]
+
+
+def alive(u):
+    """How many replicas answer, or will."""
+    return sum(state in (State.LOADING, State.READY, State.RESTARTING) for state in u.states())
+
+
+def reasons(logged):
+    """(replicas, target, reason) of every decision that was logged."""
+    lines = [line for line in logged if line["event"] == "model scales"]
+    return [(line["replicas"], line["target"], line["reason"]) for line in lines]
+
+
+async def test_on_demand_and_back(autojump_clock, logged):
+    """A model with min = 0 starts a worker at the first request, at once, and ends it after downscale_delay_s."""
+    async with universe(Slow) as u:
+        await u.spawn(workers_min=0, workers_max=2, downscale_delay_s=60)
+        assert [] == u.states()
+        assert u.model().state is State.NO_WORKERS
+        began = trio.current_time()
+        assert b"0.5" == await u.ask(b"0.5")
+        assert trio.current_time() - began == pytest.approx(1.5)
+        await until(lambda: not u.states())
+        assert 60 <= trio.current_time() - began <= 65
+        assert b"0" == await u.ask(b"0")
+        assert 2 == len(u.made)
+    assert [(0, 1), (1, 0), (0, 1)] == [change[:2] for change in reasons(logged)]
+    assert "1 ongoing and no replica" == reasons(logged)[0][2]
+    assert "at most 0 wanted for" in reasons(logged)[1][2]
+    assert "(downscale_delay_s = 60)" in reasons(logged)[1][2]
+
+
+async def test_a_model_in_use_stays(autojump_clock):
+    """Requests that come and go between two looks keep the worker, however short they are."""
+    async with universe() as u:
+        await u.spawn(workers_min=0, workers_max=1, downscale_delay_s=10)
+        for _ in range(30):
+            await u.ask()
+            await trio.sleep(7.3)
+        assert 1 == len(u.made)
+
+
+async def test_queued_while_the_first_loads(autojump_clock):
+    """While the first worker loads, requests queue: the bound of the queue and their deadlines hold."""
+    async with universe(Slow) as u:
+        await u.spawn(workers_min=0, workers_max=1, queue_size=2)
+        with pytest.raises(Expired):
+            await u.ask(b"0", timeout=0.5)
+        replies = [u.mailbox.ask(Infer({"data": b"0"})) for _ in range(2)]
+        with pytest.raises(Overloaded):
+            u.mailbox.ask(Infer({"data": b"0"}))
+        for reply in replies:
+            await reply.wait()
+        assert 1 == len(u.made)
+
+
+async def test_up_after_the_delay(autojump_clock, logged):
+    """More workers come once they have been wanted for upscale_delay_s, no more than the load needs, and max bounds."""
+    async with universe(Slow) as u, trio.open_nursery() as nursery:
+        await u.spawn(workers_min=1, workers_max=3, batch_size=1, target_ongoing_requests=2, upscale_delay_s=30)
+        for _ in range(4):
+            nursery.start_soon(u.ask, b"100")
+        await trio.sleep(29)
+        assert 1 == alive(u)
+        await trio.sleep(3)
+        assert 2 == alive(u)
+        for _ in range(20):
+            nursery.start_soon(u.ask, b"10")
+        await trio.sleep(35)
+        assert 3 == alive(u)
+        nursery.cancel_scope.cancel()
+    assert [(1, 2), (2, 3)] == [change[:2] for change in reasons(logged)]
+
+
+async def test_a_drained_worker_finishes_a_long_request(autojump_clock):
+    """A worker that autoscaling ends while it has work finishes it, long after the server's grace; the model is
+    asked meanwhile, and another worker comes.
+    """
+    async with universe(Slow, grace_s=5) as u, trio.open_nursery() as nursery:
+        spec = {"batch_size": 1, "target_ongoing_requests": 8, "downscale_delay_s": 20, "response_timeout_s": 1000}
+        await u.spawn(workers_min=1, workers_max=2, upscale_delay_s=0, **spec)
+        answers = []
+
+        async def ask(data):
+            answers.append(await u.ask(data))
+
+        await u.supervisor.ask(Scale("m", "", 2, 2)).wait()
+        nursery.start_soon(ask, b"200")
+        nursery.start_soon(ask, b"201")
+        await trio.sleep(1)
+        await u.supervisor.ask(Scale("m", "", 1, 2)).wait()
+        await until(lambda: State.DRAINING in u.states())
+        await trio.sleep(50)
+        assert [] == answers
+        await until(lambda: 2 == len(answers))
+        assert [b"200", b"201"] == sorted(answers)
+        assert [State.READY] == u.states()
+
+
+async def test_a_model_that_cannot_load_is_tried_once(autojump_clock):
+    """A FAILED model that starts on demand is not started again for each request: the one that woke it and those
+    after it get GIVEN_UP at once; ScaleWorker tries again.
+    """
+
+    class Broken(ScriptedWorker):
+        async def load(self, content):
+            await trio.sleep(1)
+            raise LoadFailed("no weights")
+
+    async with universe(Broken) as u:
+        await u.spawn(workers_min=0, workers_max=3, upscale_delay_s=0)
+        with pytest.raises(ActorGone, match="no weights"):
+            await u.ask()
+        for _ in range(50):
+            with pytest.raises(ActorGone, match="no weights"):
+                u.mailbox.ask(Infer({"data": b"x"}))
+            await trio.sleep(3)
+        assert 1 == len(u.made)
+        await u.supervisor.ask(Scale("m", "", 0, 3)).wait()
+        with pytest.raises(ActorGone):
+            await u.ask()
+        assert 2 == len(u.made)
+
+
+async def test_a_failed_replica_is_not_replaced(autojump_clock):
+    """Load does not bring a FAILED replica back while others work, and those go on."""
+
+    class SecondFails(Slow):
+        async def load(self, content):
+            await super().load(content)
+            if self.child.index == 1:
+                raise LoadFailed("no weights here")
+
+    async with universe(SecondFails) as u, trio.open_nursery() as nursery:
+        await u.spawn(workers_min=1, workers_max=2, batch_size=1, upscale_delay_s=5, target_ongoing_requests=1)
+        for _ in range(10):
+            nursery.start_soon(u.ask, b"10")
+        await trio.sleep(90)
+        assert [State.READY, State.FAILED] == u.states()
+        assert 2 == len(u.made)
+
+
+async def test_scale_sets_the_bounds(autojump_clock):
+    """ScaleWorker's min and max are the bounds from then on; a model that was fixed begins to scale, and back."""
+    async with universe(Slow) as u:
+        await u.spawn(downscale_delay_s=10)
+        await u.supervisor.ask(Scale("m", "", 2, 4)).wait()
+        assert 2 == alive(u)
+        await u.supervisor.ask(Scale("m", "", 0, 4)).wait()
+        assert 2 == alive(u)
+        await until(lambda: not u.states())
+        await u.supervisor.ask(Scale("m", "", 0, 0)).wait()
+        with pytest.raises(NoWorkers):
+            await u.ask(b"0")
+
+
+async def test_a_stop_ends_a_model_that_just_woke(autojump_clock):
+    """Unregistering a model whose first worker loads answers what waits within the grace, and nothing stays."""
+    async with universe(Slow) as u:
+        await u.spawn(workers_min=0, workers_max=1)
+        reply = u.mailbox.ask(Infer({"data": b"0"}))
+        await trio.sleep(0.5)
+        await u.stop()
+        assert b"0" == (await reply.wait()).data
+        assert () == u.supervisor.observe().models
