@@ -1,7 +1,8 @@
 """TextGeneration: text, token by token, by SmolLM2-135M-Instruct or another Llama model in a GGUF file.
 
 1. Continuous batching: `prefill` begins a generation, `step` advances all that run by one token in one forward.
-2. A long prompt is read in chunks, one chunk a step, so that the other generations hardly feel it.
+2. Prompts are read in chunks, one chunk between two steps, so that the other generations hardly feel it; those that
+   are being read take turns, so that a short prompt does not wait for the end of a long one.
 3. What goes out is always whole characters: bytes of an unfinished one are held back until it is whole.
 What must not live here: the network (llama.py), its file (gguf_llama.py), templates (prompt.py). The contract is
 handlers/base.py.
@@ -41,6 +42,7 @@ class _Generation:
     cache: Cache | None
     sampler: Sampler
     left: int
+    read_at: int = 0
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
     last: int = -1
 
@@ -59,6 +61,7 @@ class TextGeneration:
     _context: int
     _max_tokens: int
     _ends: frozenset[int]
+    _reads: int
 
     def load(self, context: Context) -> None:
         """Map the converted weights; convert them first where this has not been done yet."""
@@ -73,20 +76,29 @@ class TextGeneration:
         tokenizer = tokenizer_of(metadata)
         self._vocabulary = vocabulary_of(metadata, tokenizer)
         self._prompter = Prompter(tokenizer, self._vocabulary, self._context - 1, _system(context))
+        self._reading: set[_Generation] = set()
+        self._reads = 0
         self._ends = frozenset({self._vocabulary.end, self._vocabulary.control.get("<|endoftext|>", -1)})
 
     def prefill(self, request: Request) -> tuple[_Generation, Step]:
-        """Begin: read the prompt's first chunk, and say the first piece if that was all of it."""
+        """Begin: read the prompt's first chunk, and say the first piece if that was all of it.
+
+        While other prompts are being read, a newcomer's waits for its turn: two chunks never lie between two steps.
+        """
         unread = self._prompter.tokens(request)
         wanted = integer(request, "max_tokens", min(256, self._max_tokens), 1, self._max_tokens)
         left = min(wanted, self._context - len(unread))
         state = _Generation(request, unread, None, sampler_of(request), left)
         request.set_trailer("prompt-tokens", str(len(unread)))
         state.cache = self._llama.new_cache(len(unread) + left)
+        if self._reading:
+            state.read_at = self._reads - 1  # ahead of the one that was read just now, behind those that wait
+            self._reading.add(state)
+            return state, Step()
         return state, self._read_on(state)
 
     def step(self, states: Sequence[_Generation]) -> Sequence[Step | Exception]:
-        """One token for each generation that has read its prompt; one chunk for the first that has not."""
+        """One token for each generation that has read its prompt; one chunk for one that has not."""
         steps = [Step()] * len(states)
         reading = [index for index, state in enumerate(states) if state.unread]
         writing = [index for index, state in enumerate(states) if not state.unread]
@@ -96,13 +108,15 @@ class TextGeneration:
                 rows = self._llama.step([state.last for state in chosen], [_cache(state) for state in chosen])
             for index, row in zip(writing, rows, strict=True):
                 steps[index] = self._say(states[index], row)
-        for index in reading[:1]:
+        if reading:
+            index = min(reading, key=lambda index: states[index].read_at)
             steps[index] = self._read_on(states[index])
         return steps
 
     def release(self, state: _Generation) -> None:
         """Free the keys and values."""
         state.cache = None
+        self._reading.discard(state)
 
     def warmup(self) -> Sequence[Mapping[str, bytes]]:
         """Two tokens."""
@@ -112,7 +126,13 @@ class TextGeneration:
         chunk, state.unread = state.unread[:_CHUNK], state.unread[_CHUNK:]
         with torch.inference_mode():
             row = self._llama.read(chunk, _cache(state))
-        return Step() if state.unread else self._say(state, row)
+        self._reads += 1
+        state.read_at = self._reads
+        if state.unread:
+            self._reading.add(state)
+            return Step()
+        self._reading.discard(state)
+        return self._say(state, row)
 
     def _say(self, state: _Generation, row: Tensor) -> Step:
         """Choose the next token; give its text, and the end if this was it."""

@@ -104,6 +104,24 @@ def test_long_prompts_are_read_in_chunks(smollm: Any) -> None:
     assert slow_step.answer == " four"
 
 
+def test_prompts_take_turns_at_being_read(smollm: Any) -> None:
+    """While a long prompt is read, a short newcomer's is read next: one chunk between two steps, and nobody starves."""
+    long, _ = smollm.prefill(Request({"prompt": b"one two three four five " * 60, "max_tokens": b"1"}))
+    left = len(long.unread)
+    short, waiting = smollm.prefill(Request({"prompt": b"The capital of France is", "max_tokens": b"1"}))
+
+    turns = [smollm.step([long, short]), smollm.step([long])]
+
+    assert waiting.answer is None
+    assert (turns[0][0].answer, turns[0][1].answer) == (None, " Paris")
+    assert len(long.unread) == left - 64
+    smollm.release(short)
+    smollm.release(long)
+    after, step = smollm.prefill(Request({"prompt": b"The capital of France is", "max_tokens": b"1"}))
+    assert step.answer == " Paris"
+    smollm.release(after)
+
+
 def test_sequences_sit_out_and_leave(smollm: Any) -> None:
     """Sitting steps out, joining late and neighbours' leaving change nothing of what a generation says."""
     asked = [{"prompt": b"Once upon a time", "max_tokens": b"8"}, {"prompt": b"In the year", "max_tokens": b"8"}]
