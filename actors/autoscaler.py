@@ -17,7 +17,6 @@ import trio
 from actorserve.actors.autoscaling import Held, Load, Policy, decide
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import ModelSpec
-from actorserve.actors.waiters import Signal
 
 LOOK_EVERY_S = 1.0
 
@@ -54,22 +53,23 @@ class Autoscaler(Generic[M]):
     def __init__(self, models: Callable[[], Iterable[M]], resize: Callable[[M, int], None]) -> None:
         self._models = models
         self._resize = resize
-        self._signal = Signal()
+        self._woken = trio.Event()
         self._seen: dict[Mailbox, tuple[Held | None, int]] = {}  # what is held, and how many were asked by then
 
     def wake(self) -> None:
         """Look now: a model was added, its bounds have changed, or it has no replica and was asked."""
-        self._signal.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Look until cancelled. Where nothing may scale it sleeps until it is woken."""
         while True:
+            self._woken = trio.Event()
             scaled = [model for model in self._models() if may_scale(model.spec) and not model.mailbox.closed]
             for model in scaled:
                 self._look(model)
             self._seen = {model.mailbox: self._seen[model.mailbox] for model in scaled}
             with trio.move_on_after(LOOK_EVERY_S if scaled else float("inf")):
-                await self._signal.wait()
+                await self._woken.wait()
 
     def _look(self, model: M) -> None:
         held, asked = self._seen.get(model.mailbox, (None, 0))

@@ -122,13 +122,8 @@ class Mailbox:
         self.refusal: Callable[[], ActorserveError] | None = None
         self.asked = 0  # how often, refusals not counted
         self.on_ask: Callable[[], None] | None = None  # called after each ask, where nobody takes as yet
-        self._claims = None if claims == NO_CLAIMS else claims
-        self.batch_lane: Lane = Line(claims.max_weight)
-        self.stream_lane: Lane = Line()
-        if claims.tenant_key:
-            self.batch_lane = Turns(batch_size, claims.max_weight)
-            self.stream_lane = Turns(batch_size)
-        self._lanes = self._lanes_for(None)
+        self.batch_lane: deque[Envelope] = deque()
+        self.stream_lane: deque[Envelope] = deque()
         self.idle = Waiters()  # replicas with nothing in hand
         self.busy = Waiters()  # replicas with one batch in hand, which may take a full one ahead of time
         self.roomy = Waiters()  # replicas that may open streams
@@ -136,9 +131,6 @@ class Mailbox:
         self._emptied = trio.Event()
 
     @property
-        self.asked += 1
-        if self.on_ask is not None:
-            self.on_ask()
     def waiting(self) -> int:
         """How many envelopes are queued."""
         return len(self.batch_lane) + len(self.stream_lane)
@@ -165,6 +157,9 @@ class Mailbox:
         lane.append(envelope)
         reply.on_abandon = lambda: self._discard(envelope)
         self._wake_for(lane)
+        self.asked += 1
+        if self.on_ask is not None:
+            self.on_ask()
         return reply
 
     def _lane(self, message: Infer | Generate) -> deque[Envelope]:
