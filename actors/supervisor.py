@@ -104,15 +104,15 @@ class Model:
         self.mailbox.refusal = refusal
         self.mailbox.fail_all(refusal)
 
-    def stopped(self) -> ActorserveError:
-        """Say why a queued request is not answered: its model was stopped."""
-        return Draining(f"model {self.spec.name} was stopped before this request was answered")
-
     def load(self) -> Load:
         """What autoscaling decides by. Replicas that drain count no more, nor does what they have in hand."""
         alive = [child for child in self.children.values() if child.is_alive]
         failed = sum(child.state is State.FAILED for child in self.children.values())
         return Load(self.mailbox.waiting + sum(child.view().in_hand for child in alive), len(alive), failed)
+
+    def stopped(self) -> ActorserveError:
+        """Say why a queued request is not answered: its model was stopped."""
+        return Draining(f"model {self.spec.name} was stopped before this request was answered")
 
     def _refusal(self) -> Callable[[], ActorserveError]:
         name = self.spec.name
@@ -133,20 +133,20 @@ class Supervisor:
         stable_after_s: float = 60.0,
         grace_s: float = 30.0,
         on_change: Callable[[], None] = lambda: None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._settings = settings
         self._directory = directory
         self._stable_after_s = stable_after_s
-        ledger: Ledger | None = None,
         self._grace_s = grace_s
         self._on_change = on_change
+        self._ledger = Ledger() if ledger is None else ledger
         self._models: dict[tuple[str, str], Model] = {}
+        self._autoscaler: Autoscaler[Model] = Autoscaler(self._models.values, self._resize)
         self._leaving: list[Model] = []
         self._send, self._inbox = trio.open_memory_channel[tuple[Request, Reply[Any]]](INBOX)
         self._nursery: trio.Nursery | None = None
-        self._ledger = Ledger() if ledger is None else ledger
         self._draining = False
-        self._autoscaler: Autoscaler[Model] = Autoscaler(self._models.values, self._resize)
 
     # --- asked from outside -------------------------------------------------------------------
 
@@ -178,11 +178,11 @@ class Supervisor:
         """Answer messages until cancelled; cancelling kills every child."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._autoscaler.run)
             task_status.started()
             async for message, reply in self._inbox:
                 try:
                     self._handle(message, reply)
-            nursery.start_soon(self._autoscaler.run)
                 except ActorserveError as error:
                     reply.fail(error)
 
@@ -216,11 +216,11 @@ class Supervisor:
         self._directory.add(spec.name, spec.version, model.mailbox)
         log.info("model registered", model=spec.key, handler=spec.handler, workers=spec.workers_min)
         children = self._grow(model, spec.workers_min)
+        self._autoscaler.wake()
         model.refresh()
         self._on_change()
         self._start_soon(self._answer_when_ready, model, children, reply, message.unregister_on_failure)
 
-        self._autoscaler.wake()
     def _settled(self, spec: ModelSpec) -> ModelSpec:
         """The spec with its number of threads; LoadFailed where it names a device that does not exist."""
         try:
@@ -231,13 +231,13 @@ class Supervisor:
     def _forget_failed(self, model: Model) -> None:
         for index in [index for index, child in model.children.items() if child.state is State.FAILED]:
             del model.children[index]
+
+    def _grow(self, model: Model, count: int) -> list[Child]:
+        """Start children until `count` are alive."""
         started = []
         index = 0
         while sum(child.is_alive for child in model.children.values()) < count:
             while index in model.children:
-
-    def _grow(self, model: Model, count: int) -> list[Child]:
-        """Start children until `count` are alive."""
                 index += 1
             child = model.children[index] = self._child(model, index)
             started.append(child)
@@ -258,18 +258,18 @@ class Supervisor:
             turn=model.turn,
         )
 
-    async def _run_child(self, model: Model, child: Child) -> None:
-        await child.run()
-        if child.state is not State.FAILED and model.children.get(child.spec.index) is child:
-            del model.children[child.spec.index]
     def _place(self, model: Model) -> Placement:
         children = [child for one in (*self._models.values(), *self._leaving) for child in one.children.values()]
         loading = [child.spec.placement for child in children if child.state is not State.READY]
         return self._ledger.assign(model.spec.key, model.spec.devices, loading)
 
+    async def _run_child(self, model: Model, child: Child) -> None:
+        await child.run()
+        self._ledger.release(child.spec.placement)
+        if child.state is not State.FAILED and model.children.get(child.spec.index) is child:
+            del model.children[child.spec.index]
         model.refresh()
         self._on_change()
-        self._ledger.release(child.spec.placement)
 
     async def _answer_when_ready(
         self, model: Model, children: Iterable[Child], reply: Reply[None], unregister_on_failure: bool
@@ -297,13 +297,13 @@ class Supervisor:
     def _scale(self, message: Scale, reply: Reply[None]) -> None:
         model = self._find(message.name, message.version)
         model.spec = replace(model.spec, workers_min=message.workers_min, workers_max=message.workers_max)
+        self._forget_failed(model)
         started = self._grow(model, message.workers_min)
+        self._autoscaler.wake()
         alive = sorted(index for index, child in model.children.items() if child.is_alive)
         alive.sort(key=lambda index: model.children[index].state is not State.READY)  # those that work stay
         leaving = [model.children[index] for index in alive[message.workers_max :]]
-        self._forget_failed(model)
         for child in leaving:
-        self._autoscaler.wake()
             child.drain()
         model.refresh()
         self._on_change()
@@ -312,10 +312,6 @@ class Supervisor:
         )
         self._start_soon(self._answer_when_scaled, model, started, leaving, reply)
 
-    async def _answer_when_scaled(
-        self, model: Model, started: Iterable[Child], leaving: Iterable[Child], reply: Reply[None]
-    ) -> None:
-        with trio.move_on_after(self._grace_s):
     def _resize(self, model: Model, target: int) -> None:
         """Do what autoscaling decided. Those that leave finish what they have in hand, however long that takes."""
         self._grow(model, target)
@@ -326,6 +322,10 @@ class Supervisor:
         model.refresh()
         self._on_change()
 
+    async def _answer_when_scaled(
+        self, model: Model, started: Iterable[Child], leaving: Iterable[Child], reply: Reply[None]
+    ) -> None:
+        with trio.move_on_after(self._grace_s):
             for child in leaving:
                 await child.gone.wait()
         for child in leaving:

@@ -193,12 +193,6 @@ class Model(Table):
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Handed to the handler as it is.")
 
-    @field_validator("options")
-    @classmethod
-    def _travels(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name, option in value.items():
-            try:
-                json.dumps(option, allow_nan=False)
     @field_validator("device")
     @classmethod
     def _is_device(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -212,6 +206,12 @@ class Model(Table):
             raise ValueError(f'{_toml(value)} is wrong: it must be 1 to {MOST_THREADS}, or "{AUTO}"')
         return value
 
+    @field_validator("options")
+    @classmethod
+    def _travels(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, option in value.items():
+            try:
+                json.dumps(option, allow_nan=False)
             except (TypeError, ValueError):
                 raise ValueError(
                     f"option {name} = {option} cannot be handed to a worker; text, numbers, true, false, lists and "
