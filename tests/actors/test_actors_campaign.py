@@ -19,7 +19,7 @@ from trio._core import _run as trio_run
 from universe import Universe, run_virtually, spec, universe
 
 from actorserve import errors
-from actorserve.actors.messages import Scale, Spawn, State, Stop
+from actorserve.actors.messages import Restart, Scale, Spawn, State, Stop
 from actorserve.scripted import ScriptedWorker
 
 RUNS = 1000
@@ -184,6 +184,8 @@ class Life:
                     startup_timeout_s=10.0,
                     response_timeout_s=5.0,
                     max_restarts=dice.choice([0, 2, 5]),
+                    max_requests_per_worker=dice.choice([0, 0, 1, 10]),
+                    restart=dice.choice([*Restart, Restart.TRANSIENT]),
                 ),
                 unregister_on_failure=dice.random() < 0.2,
             )
@@ -220,7 +222,8 @@ class Life:
                 assert replica.state in {State.READY, State.FAILED}, replica
                 assert replica.state is State.READY or replica.reason
                 assert 0 == replica.in_hand
-                assert replica.incarnation == 1 + replica.restarts
+                replacing = replica.incarnation > 1 + replica.restarts + replica.replaced
+                assert not replacing or model.spec.max_requests_per_worker  # tries that failed
 
 
 def run(seed: int) -> Counter[str]:
