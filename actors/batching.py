@@ -1,7 +1,8 @@
 """Who goes into the next batch, decided purely: no trio, no clock, no mailbox.
 
 Rules (contracts §3, design §5):
-1. A batch goes out when it is full, or when its oldest member has waited `max_delay_s` since it arrived.
+1. A batch goes out when it is full, or when the oldest that waits has waited `max_delay_s` since it arrived.
+   Full: `batch_size` items wait, or the weight of a batch does.
 2. The delay holds only while the replica is idle; a busy one takes nothing but a full batch, ahead of
    time (prefetch of one), and only where no other replica is idle.
 3. The second batch waits in the worker; a third never leaves the mailbox.
@@ -16,7 +17,7 @@ PREFETCH = 1
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Take so many from the head of the mailbox now."""
+    """Take up to so many now, those who are next; weight may close the batch sooner."""
 
     count: int
 
@@ -46,16 +47,27 @@ def decide(
     others_idle: bool,
     batch_size: int,
     max_delay_s: float,
+    weight: int = 0,
+    max_weight: int = 0,
 ) -> Decision:
-    """Decide for one replica. Times in seconds of one clock; `in_hand`: batches it has not answered."""
+    """Decide for one replica. Times in seconds of one clock; `in_hand`: batches it has not answered.
+
+    `weight`: of all that waits; `max_weight` of a batch, 0 where none is limited.
+    """
     if not waiting or in_hand > PREFETCH:
         return WAIT
+    full = is_full(waiting, batch_size, weight, max_weight)
     if in_hand:
-        return Take(batch_size) if waiting >= batch_size and not others_idle else WAIT
+        return Take(min(waiting, batch_size)) if full and not others_idle else WAIT
     due = oldest_arrival + max_delay_s
-    if waiting >= batch_size or now >= due:
+    if full or now >= due:
         return Take(min(waiting, batch_size))
     return WaitUntil(due)
+
+
+def is_full(waiting: int, batch_size: int, weight: int, max_weight: int) -> bool:
+    """Whether what waits fills a batch, by count or by weight (`max_weight` 0: no limit)."""
+    return waiting >= batch_size or 0 < max_weight <= weight
 
 
 def stream_share(*, waiting: int, room: int, idle_others: int) -> int:

@@ -2,7 +2,7 @@
 
 Two lanes share one bound: what goes out in batches, and what is opened as a stream. Which message goes
 where depends on what the handler can do, so everything queues in the batch lane until the first replica
-is READY (`learn`). Order inside a lane is arrival order.
+is READY (`learn`). Who is next in a lane is decided by order.py or, with tenants, by turns.py.
 
 `ask` never waits: full -> Overloaded, and a mailbox that must not be used raises its refusal. Closing the
 door (`close`) IS drain: what is queued is still taken. What must not live here: who runs a replica.
@@ -10,55 +10,35 @@ door (`close`) IS drain: what is queued is still taken. What must not live here:
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import count, pairwise
+from collections.abc import Callable, Hashable, Iterable
+from itertools import count
 from typing import overload
 
 import trio
 
-from actorserve.actors.messages import Answer, Capabilities, Generate, Infer
+from actorserve.actors.batching import is_full
+from actorserve.actors.claims import PRIORITY, Claims, Message, priority_of
+from actorserve.actors.duplex import Duplex, Seats
+from actorserve.actors.messages import Answer, Capabilities, Generate, Infer, OpenSequence
+from actorserve.actors.order import Line, Queued, number
+from actorserve.actors.overload import DrainRate, who_gives_way
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
-from actorserve.errors import ActorserveError, Expired, Overloaded
+from actorserve.actors.turns import Turns
+from actorserve.actors.waiters import Waiters
+from actorserve.errors import ActorserveError, Expired, NotStateful, Overloaded, Unsupported
 
-SHORTEST_RETRY_S = 0.1
-
-
-class Signal:
-    """A flag that one task waits for again and again. Setting it twice wakes once."""
-
-    __slots__ = ("_event", "_flag")
-
-    def __init__(self) -> None:
-        self._event: trio.Event | None = None
-        self._flag = False
-
-    def set(self) -> None:
-        """Wake the task that waits, or the next that will."""
-        self._flag = True
-        if self._event is not None:
-            self._event.set()
-
-    async def wait(self) -> None:
-        """Wait until set, then clear. A checkpoint always."""
-        if self._flag:
-            await trio.lowlevel.checkpoint()
-        else:
-            self._event = trio.Event()
-            await self._event.wait()
-            self._event = None
-        self._flag = False
+NO_CLAIMS = Claims()
 
 
-class Envelope:
+class Envelope(Queued):
     """A message on its way. Built by `Mailbox.ask` alone. Times are trio's clock, in seconds."""
 
-    __slots__ = ("arrival", "deadline", "message", "number", "reply")
+    __slots__ = ("message", "reply")
 
     def __init__(
         self,
-        message: Infer | Generate,
-        reply: Reply[Answer] | ReplyStream,
+        message: Message,
+        reply: Reply[Answer] | ReplyStream | Duplex,
         deadline: float,
         arrival: float,
         number: int,
@@ -67,73 +47,60 @@ class Envelope:
         self.reply = reply
         self.deadline = deadline
         self.arrival = arrival
-        self.number = number  # the order of arrival, where the clock cannot tell
+        self.number = number
 
 
-class Waiters:
-    """Replicas that can take one kind of work, in line, longest first.
+class Claimed(Envelope):
+    """One with a priority, in a mailbox with tenants, or in one with weights."""
 
-    One that was woken and has not run yet is still counted: it is as good as free, so nobody else should
-    take more than his share. It leaves when it looks (`discard`).
-    """
+    __slots__ = ("charge", "priority", "tenant", "weight")
 
-    __slots__ = ("_line", "_woken")
 
-    def __init__(self) -> None:
-        self._line: dict[Signal, None] = {}
-        self._woken: set[Signal] = set()
-
-    def __len__(self) -> int:
-        return len(self._line) + len(self._woken)
-
-    def add(self, signal: Signal) -> None:
-        """Wait, behind the others."""
-        self._line.setdefault(signal)
-
-    def discard(self, signal: Signal) -> None:
-        """Do not wait any more."""
-        self._line.pop(signal, None)
-        self._woken.discard(signal)
-
-    def wake(self) -> None:
-        """Wake the one that has waited longest, if any."""
-        if self._line:
-            signal = next(iter(self._line))
-            del self._line[signal]
-            self._woken.add(signal)
-            signal.set()
-
-    def wake_all(self) -> None:
-        """Wake everyone."""
-        while self._line:
-            self.wake()
+Lane = Line[Envelope] | Turns[Envelope]
 
 
 class Mailbox:
     """See the module's docstring. `limit`: how many may wait."""
 
-    def __init__(self, name: str, *, limit: int, batch_size: int, max_delay_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        limit: int,
+        batch_size: int,
+        max_delay_s: float,
+        max_sequences: int = 100,
+        claims: Claims = NO_CLAIMS,
+    ) -> None:
         self.name = name
         self.limit = limit
         self.batch_size = batch_size
         self.max_delay_s = max_delay_s
+        self.max_weight = claims.max_weight
+        self.seats = Seats(name, max_sequences)
         self.capabilities: Capabilities | None = None
         self.closed = False
         self.refusal: Callable[[], ActorserveError] | None = None
         self.asked = 0  # how often, refusals not counted
         self.on_ask: Callable[[], None] | None = None  # called after each ask, where nobody takes as yet
-        self.batch_lane: deque[Envelope] = deque()
-        self.stream_lane: deque[Envelope] = deque()
+        self._claims = None if claims == NO_CLAIMS else claims
+        self.batch_lane: Lane = Line(claims.max_weight)
+        self.stream_lane: Lane = Line()
+        if claims.tenant_key:
+            self.batch_lane = Turns(batch_size, claims.max_weight)
+            self.stream_lane = Turns(batch_size)
+        self._lanes = self._lanes_for(None)
         self.idle = Waiters()  # replicas with nothing in hand
         self.busy = Waiters()  # replicas with one batch in hand, which may take a full one ahead of time
         self.roomy = Waiters()  # replicas that may open streams
         self._numbers = count()
+        self._drained = DrainRate()
         self._emptied = trio.Event()
 
     @property
     def waiting(self) -> int:
         """How many envelopes are queued."""
-        return len(self.batch_lane) + len(self.stream_lane)
+        return self.batch_lane.count + self.stream_lane.count
 
     # --- callers ---------------------------------------------------------------------------
 
@@ -141,20 +108,32 @@ class Mailbox:
     def ask(self, message: Infer, deadline: float = ...) -> Reply[Answer]: ...
     @overload
     def ask(self, message: Generate, deadline: float = ...) -> ReplyStream: ...
-    def ask(self, message: Infer | Generate, deadline: float = float("inf")) -> Reply[Answer] | ReplyStream:
+    @overload
+    def ask(self, message: OpenSequence, deadline: float = ...) -> Duplex: ...
+    def ask(self, message: Message, deadline: float = float("inf")) -> Reply[Answer] | ReplyStream | Duplex:
         """Queue a message. `deadline` in trio's clock.
 
-        Raises at once: the refusal (FAILED, no workers, gone), or Overloaded.
+        Raises at once: the refusal (FAILED, no workers, gone), Overloaded, BadInput where the metadata claims
+        nonsense, TooLarge above the weight of a batch, or for a sequence TooManySequences. A sequence whose model has
+        none fails with NotStateful, at the latest when a replica is READY.
         """
         if self.refusal is not None:
             raise self.refusal()
+        lane = self._lanes.get(type(message))
+        if lane is None:
+            raise self._misfit(message)
         now = trio.current_time()
-        if self.waiting >= self.limit:
-            raise Overloaded(self.name, self.limit, self._retry_after(now))
-        reply: Reply[Answer] | ReplyStream = Reply() if isinstance(message, Infer) else ReplyStream()
-        envelope = Envelope(message, reply, deadline, now, next(self._numbers))
-        lane = self._lane(message)
-        lane.append(envelope)
+        plain = self._claims is None and PRIORITY not in message.metadata
+        waiting = self.batch_lane.count + self.stream_lane.count
+        if plain and waiting < self.limit:
+            reply = Reply() if isinstance(message, Infer) else self._reply_to(message)
+            envelope = Envelope(message, reply, deadline, now, next(self._numbers))
+        else:
+            envelope = self._claimed(message, lane, deadline, now)
+            reply = envelope.reply
+        if not waiting:
+            self._drained.begin(now)
+        lane.push(envelope)
         reply.on_abandon = lambda: self._discard(envelope)
         self._wake_for(lane)
         self.asked += 1
@@ -162,38 +141,87 @@ class Mailbox:
             self.on_ask()
         return reply
 
-    def _lane(self, message: Infer | Generate) -> deque[Envelope]:
-        can = self.capabilities
-        if can is None or (can.infer and (isinstance(message, Infer) or not can.streams)):
-            return self.batch_lane
-        return self.stream_lane
+    def _claimed(self, message: Message, lane: Lane, deadline: float, now: float) -> Envelope:
+        """An envelope with its claims, in a full mailbox in place of another; BadInput, TooLarge, Overloaded."""
+        priority = priority_of(message.metadata)
+        tenant, weight = self._claims.read(message) if self._claims is not None else ("", 1)
+        full = self.waiting >= self.limit
+        reply = self._instead_of_another(message, lane, tenant, now) if full else self._reply_to(message)
+        envelope = Claimed(message, reply, deadline, now, next(self._numbers))
+        envelope.priority = priority
+        envelope.tenant = tenant
+        envelope.weight = weight
+        return envelope
 
-    def _retry_after(self, now: float) -> float:
-        """How long what is queued has taken so far: an estimate of how long it takes to get through."""
-        oldest = min(lane[0].arrival for lane in (self.batch_lane, self.stream_lane) if lane)
-        return max(SHORTEST_RETRY_S, now - oldest)
+    def _reply_to(self, message: Message) -> Reply[Answer] | ReplyStream | Duplex:
+        if isinstance(message, Infer):
+            return Reply()
+        if isinstance(message, Generate):
+            return ReplyStream()
+        return self.seats.open()
+
+    def _misfit(self, message: Message) -> ActorserveError:
+        """Why the handler cannot answer this kind of message."""
+        if isinstance(message, OpenSequence):
+            return NotStateful(f"model {self.name} has no sequences")
+        return Unsupported(f"model {self.name} answers sequences only: StreamPredictions2 opens them")
+
+    def _lanes_for(self, can: Capabilities | None) -> dict[type[Message], Lane]:
+        """Which kind of message waits where; what the handler cannot answer is not in it."""
+        batch, stream = self.batch_lane, self.stream_lane
+        if can is None:
+            return {Infer: batch, Generate: batch, OpenSequence: batch}
+        lanes: dict[type[Message], Lane] = {}
+        if can.infer or can.streams:
+            lanes[Infer] = batch if can.infer else stream
+            lanes[Generate] = stream if can.streams else batch
+        if can.sequences:
+            lanes[OpenSequence] = stream
+        return lanes
+
+    def _instead_of_another(
+        self, message: Message, lane: Lane, tenant: Hashable, now: float
+    ) -> Reply[Answer] | ReplyStream | Duplex:
+        """A place taken from a tenant above its share for one below; Overloaded where nobody has to give way."""
+        refusal = Overloaded(self.name, self.limit, self._drained.retry_after(self.waiting, now))
+        other = self.stream_lane if lane is self.batch_lane else self.batch_lane
+        if not isinstance(lane, Turns) or not isinstance(other, Turns):
+            raise refusal
+        waiting = lane.counts()
+        for name, many in other.counts().items():
+            waiting[name] = waiting.get(name, 0) + many
+        loser = who_gives_way(waiting, lane.seat(tenant), self.limit)
+        if loser is None:
+            raise refusal
+        reply = self._reply_to(message)
+        newest = max((*lane.newest(loser), *other.newest(loser)), key=number)
+        newest.lane.discard(newest)
+        fail_quietly(newest.reply, refusal)
+        return reply
 
     def _discard(self, envelope: Envelope) -> None:
         """Its caller has gone: free its place at once. Already taken: its replica knows by itself."""
-        for lane in (self.batch_lane, self.stream_lane):
-            if envelope in lane:
-                lane.remove(envelope)
-        self._note_emptied()
+        if envelope.lane is not None:
+            envelope.lane.discard(envelope)
+            self._note_emptied()
 
     def _note_emptied(self) -> None:
         if not self.waiting:
             self._emptied.set()
 
-    def _wake_for(self, lane: deque[Envelope]) -> None:
+    def _wake_for(self, lane: Lane) -> None:
         if lane is self.stream_lane:
             self.roomy.wake()
             return
-        waiting = len(lane)
+        full = lane.count >= self.batch_size or (self.max_weight and self._is_full())  # each ask comes by here
         if self.idle:
-            if not self.max_delay_s or waiting == 1 or waiting >= self.batch_size:
+            if not self.max_delay_s or full or lane.count == 1:
                 self.idle.wake()
-        elif waiting >= self.batch_size:
+        elif full:
             self.busy.wake()
+
+    def _is_full(self) -> bool:
+        return is_full(self.batch_lane.count, self.batch_size, self.batch_lane.weight, self.max_weight)
 
     # --- replicas --------------------------------------------------------------------------
 
@@ -202,42 +230,39 @@ class Mailbox:
         if capabilities == self.capabilities:
             return
         self.capabilities = capabilities
-        queued = sorted((*self.batch_lane, *self.stream_lane), key=lambda envelope: envelope.number)
-        self.batch_lane.clear()
-        self.stream_lane.clear()
+        self._lanes = self._lanes_for(capabilities)
+        queued = sorted((*self.batch_lane.clear(), *self.stream_lane.clear()), key=number)
         for envelope in queued:
-            self._lane(envelope.message).append(envelope)
-
-    def take(self, lane: deque[Envelope], count: int) -> list[Envelope]:
-        """Take up to `count` from the head; those whose deadline has passed end here and cost nothing."""
-        now = trio.current_time()
-        taken: list[Envelope] = []
-        while lane and len(taken) < count:
-            envelope = lane.popleft()
-            if envelope.deadline <= now:
-                fail_quietly(envelope.reply, Expired("the deadline passed in the queue"))
+            lane = self._lanes.get(type(envelope.message))
+            if lane is None:
+                fail_quietly(envelope.reply, self._misfit(envelope.message))
             else:
-                envelope.reply.on_abandon = None
-                taken.append(envelope)
+                lane.push(envelope)
         self._note_emptied()
+
+    def take(self, lane: Lane, count: int) -> list[Envelope]:
+        """Take up to `count` of those who are next; whose deadline has passed ends here and costs nothing."""
+        now = trio.current_time()
+        taken, expired = lane.take(count, now)
+        for envelope in expired:
+            fail_quietly(envelope.reply, Expired("the deadline passed in the queue"))
+        waiting = self.batch_lane.count + self.stream_lane.count
+        if taken and (waiting or self._drained.saturated):
+            self._drained.took(len(taken), waiting, now)
+        if not waiting:
+            self._emptied.set()
         return taken
 
     def put_back(self, envelopes: Iterable[Envelope]) -> None:
         """Return what was taken and never begun to its old place, with its old arrival times."""
-        for envelope in reversed(list(envelopes)):
+        for envelope in sorted(envelopes, key=number, reverse=True):  # so that each goes in front
             if envelope.reply.abandoned:
                 continue
             if self.refusal is not None and not self.closed:
                 fail_quietly(envelope.reply, self.refusal())
                 continue
             envelope.reply.on_abandon = lambda envelope=envelope: self._discard(envelope)
-            lane = self._lane(envelope.message)
-            lane.appendleft(envelope)
-        for lane in (self.batch_lane, self.stream_lane):
-            if any(later.number < earlier.number for earlier, later in pairwise(lane)):  # two workers died in turn
-                in_order = sorted(lane, key=lambda envelope: envelope.number)
-                lane.clear()
-                lane.extend(in_order)
+            self._lanes[type(envelope.message)].restore(envelope)
         self.wake_next()
 
     def wake_next(self) -> None:
@@ -245,12 +270,12 @@ class Mailbox:
 
         An idle replica looks whatever the delay says: the one that kept its time may be the one that ended.
         """
-        if self.batch_lane:
+        if self.batch_lane.count:
             if self.idle:
                 self.idle.wake()
-            elif len(self.batch_lane) >= self.batch_size:
+            elif self._is_full():
                 self.busy.wake()
-        if self.stream_lane:
+        if self.stream_lane.count:
             self.roomy.wake()
 
     # --- its owner -------------------------------------------------------------------------
@@ -275,6 +300,6 @@ class Mailbox:
     def fail_all(self, error: Callable[[], ActorserveError]) -> None:
         """End everything that is queued."""
         for lane in (self.batch_lane, self.stream_lane):
-            while lane:
-                fail_quietly(lane.popleft().reply, error())
+            for envelope in lane.clear():
+                fail_quietly(envelope.reply, error())
         self._note_emptied()

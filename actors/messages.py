@@ -107,6 +107,9 @@ class ModelSpec:
     threads: int = 1
     batch_size: int = 32
     max_batch_delay_s: float = 0.0
+    weight: str = "count"
+    max_batch_weight: int = 0
+    tenant_key: str = ""
     queue_size: int = 100
     startup_timeout_s: float = 120.0
     response_timeout_s: float = 120.0

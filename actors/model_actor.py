@@ -24,15 +24,16 @@ import trio
 from actorserve.actors import batching, wire
 from actorserve.actors.environment import search_path
 from actorserve.actors.in_hand import InHand
-from actorserve.actors.mailbox import Mailbox, Signal
+from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.memory import own_memory
 from actorserve.actors.messages import Capabilities, ChildSpec, Crashed, Drained, Exit, Finished, Killed
 from actorserve.actors.pulse import NO_PONG_BEATS, Beat, Pulse
+from actorserve.actors.waiters import Signal
 from actorserve.actors.wire import Frame, Kind
 from actorserve.actors.worker_process import LineLimit, OutputPump, Spawner, Worker, dropped_lines
 from actorserve.errors import ActorCrashed, ActorserveError, Draining, LoadFailed
 
-OF_WORK = frozenset(int(kind) for kind in (Kind.RESULT, Kind.CHUNK, Kind.BEGUN, Kind.DONE, Kind.ERROR))
+OF_WORK = frozenset(int(kind) for kind in (Kind.RESULT, Kind.CHUNK, Kind.BEGUN, Kind.DONE, Kind.ERROR, Kind.FAULT))
 BEAT_S = 1.0
 WEIGH_EVERY_S = 5.0
 MEGABYTE = 1 << 20
@@ -81,6 +82,7 @@ class Incarnation:
         self._on_ready = on_ready
         self._signal = Signal()
         self._draining = False
+        self._cuts_sequences = False
         self._stopping = False
         self._process_ended = trio.Event()
         self._log_limit = LineLimit()
@@ -103,7 +105,12 @@ class Incarnation:
         return 0 if self._in_hand is None else self._in_hand.items
 
     def drain(self) -> None:
-        """Take nothing more from the mailbox, finish what is in hand, then end."""
+        """Take nothing more from the mailbox, finish what is in hand, end its sequences, then end."""
+        self._cuts_sequences = True
+        self.retire()
+
+    def retire(self) -> None:
+        """Leave the place to another: take nothing more, finish what is in hand, sequences too, then end."""
         self._draining = True
         self._signal.set()
 
@@ -232,7 +239,9 @@ class Incarnation:
             "model_dir": str(model.model_dir),
             "options": dict(model.options),
             "cache_dir": str(self._settings.cache_dir),
+            "max_batch_weight": model.max_batch_weight,
             "threads": model.threads,
+            "batch_size": model.batch_size,
             "path": search_path(self._settings.path, model),
         }
         began = trio.current_time()
@@ -255,10 +264,10 @@ class Incarnation:
         """Until the end of the socket; then the worker is dead, and the incarnation with it."""
         try:
             while frames := await worker.receive():
-                before = in_hand.batches, in_hand.streams
+                before = in_hand.batches, in_hand.streams, len(in_hand.sequences)
                 for frame in frames:
                     self._hear(frame, worker, in_hand)
-                if (in_hand.batches, in_hand.streams) != before:
+                if (in_hand.batches, in_hand.streams, len(in_hand.sequences)) != before:
                     self._signal.set()
         except wire.WireError as error:
             self._kill(worker, Crashed(f"the worker broke the protocol: {error}"))
@@ -280,7 +289,7 @@ class Incarnation:
                 self._relay(wire.read_note(frame.payload))
             case Kind.READY:
                 said = wire.read_note(frame.payload)
-                able = (bool(said.get(name)) for name in ("infer", "generate", "continuous"))
+                able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences"))
                 self._mailbox.learn(Capabilities(*able))
                 self._loaded.set()
             case Kind.FAILED:
@@ -310,6 +319,7 @@ class Incarnation:
             await trio.sleep(BEAT_S)
             if self._log_limit.dropped:
                 self._log.warning(dropped_lines(self._log_limit.take_dropped()))
+            in_hand.sequences.expire(self.spec.model.sequence_idle_timeout_s)
             match self._pulse.beat(busy=in_hand.items > 0):
                 case Beat.PING:
                     worker.write(wire.frame(Kind.PING))
@@ -349,6 +359,8 @@ class Incarnation:
             else:
                 until = self._take(in_hand)
                 self._count(in_hand)
+            if self._cuts_sequences or self._mailbox.closed:
+                in_hand.sequences.drain(self.spec.model.name)
             if not in_hand.items and (self._draining or (self._mailbox.closed and not self._mailbox.waiting)):
                 self._leave_lines()
                 return
@@ -393,18 +405,20 @@ class Incarnation:
         now = trio.current_time()
         return batching.decide(
             now=now,
-            waiting=len(lane),
-            oldest_arrival=lane[0].arrival if lane else now,
+            waiting=lane.count,
+            oldest_arrival=lane.oldest_arrival() if mailbox.max_delay_s else now,
             in_hand=in_hand.batches,
             others_idle=len(mailbox.idle) > 0,
             batch_size=mailbox.batch_size,
             max_delay_s=0.0 if mailbox.closed else mailbox.max_delay_s,
+            weight=lane.weight,
+            max_weight=mailbox.max_weight,
         )
 
     def _take_streams(self, in_hand: InHand) -> bool:
         mailbox = self._mailbox
         share = batching.stream_share(
-            waiting=len(mailbox.stream_lane),
+            waiting=mailbox.stream_lane.count,
             room=mailbox.batch_size - in_hand.streams,
             idle_others=len(mailbox.roomy),
         )

@@ -106,15 +106,22 @@ def spec_of(
         threads=model.threads if isinstance(model.threads, int) else 0,
         batch_size=model.batch_size,
         max_batch_delay_s=model.max_batch_delay_ms / 1000,
+        weight=model.weight,
+        max_batch_weight=model.max_batch_weight,
+        tenant_key=model.tenant_key,
         queue_size=model.queue_size,
         startup_timeout_s=model.startup_timeout_s,
         response_timeout_s=model.response_timeout_s,
+        max_sequences=model.max_sequences,
+        sequence_idle_timeout_s=model.sequence_idle_timeout_s,
         max_restarts=model.max_restarts,
         restart=Restart(model.restart),
         max_worker_memory_mb=model.max_worker_memory_mb,
         max_requests_per_worker=model.max_requests_per_worker,
         loaded_at_startup=loaded_at_startup,
-        environment=_environment(model, {key: folder if key in given else model_dir for key in ("path", "requirements")}),
+        environment=_environment(
+            model, {key: folder if key in given else model_dir for key in ("path", "requirements")}
+        ),
     )
 
 

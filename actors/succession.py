@@ -14,10 +14,10 @@ from typing import Any
 
 import trio
 
-from actorserve.actors.mailbox import Signal
 from actorserve.actors.messages import Crashed, Exit, Killed
 from actorserve.actors.model_actor import Incarnation
 from actorserve.actors.supervision import backoff, cause_of
+from actorserve.actors.waiters import Signal
 
 
 class Life:
@@ -117,7 +117,7 @@ class Succession:
         """Its place is its own, or another's that has to leave now."""
         old, self._place = self._place, life
         if old is not None and old is not life:
-            old.incarnation.drain()
+            old.incarnation.retire()
             self.replaced += 1
             self._failed_tries = 0
         self._on_ready(seconds)

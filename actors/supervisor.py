@@ -23,6 +23,7 @@ import trio
 from actorserve.actors.autoscaler import Autoscaler, may_scale
 from actorserve.actors.autoscaling import Load
 from actorserve.actors.child import Child
+from actorserve.actors.claims import claims_of
 from actorserve.actors.device import Ledger
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
@@ -69,7 +70,12 @@ class Model:
         self.children: dict[int, Child] = {}
         self.turn = trio.Lock()  # of replicas that are replaced one at a time
         self.mailbox = Mailbox(
-            spec.name, limit=spec.queue_size, batch_size=spec.batch_size, max_delay_s=spec.max_batch_delay_s
+            spec.name,
+            limit=spec.queue_size,
+            batch_size=spec.batch_size,
+            max_delay_s=spec.max_batch_delay_s,
+            max_sequences=spec.max_sequences,
+            claims=claims_of(spec),
         )
 
     @property

@@ -28,6 +28,11 @@ FLOORS = {
     "actorserve.handlers": 2,
     "actorserve.actors.autoscaling": 2,
     "actorserve.actors.batching": 2,
+    "actorserve.actors.claims": 2,
+    "actorserve.actors.order": 2,
+    "actorserve.actors.overload": 2,
+    "actorserve.actors.turns": 2,
+    "actorserve.actors.waiters": 2,
     "actorserve.actors.environment": 2,
     "actorserve.actors.device": 2,
     "actorserve.actors.duplex": 2,
@@ -85,7 +90,20 @@ IN_WORKERS = (
     "actorserve.actors.install_main",
     "actorserve.actors.worker_thread",
 )
-PURE = ("autoscaling", "batching", "device", "pulse", "tree_text", "supervision", "messages", "wire")
+PURE = (
+    "autoscaling",
+    "batching",
+    "claims",
+    "order",
+    "overload",
+    "turns",
+    "device",
+    "pulse",
+    "tree_text",
+    "supervision",
+    "messages",
+    "wire",
+)
 SANS_IO = ("frames", "grpc", "hpack", "streams", "outgoing", "state", "connection")
 MODEL_LIBRARIES = {"torch", "numpy", "safetensors", "tokenizers", "transformers", "PIL"}
 

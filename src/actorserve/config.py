@@ -35,6 +35,7 @@ from actorserve.config_types import (
     Texts,
     check_device,
     check_handler,
+    is_metadata_key,
     is_name,
     is_variable,
 )
@@ -145,8 +146,30 @@ class Model(Table):
         le=600_000,
         description="Milliseconds that an idle worker waits for a fuller batch, counted from the oldest's arrival.",
     )
+    weight: str = Field(
+        default="count",
+        description="What a request weighs in a batch: `count`, `bytes` (of its inputs), or `metadata:KEY`, the whole "
+        "number in that metadata of the call. All but `count` need `max_batch_weight`.",
+    )
+    max_batch_weight: int = Field(
+        default=0,
+        ge=0,
+        le=10**15,
+        description="Most weight in one batch; a request above it is refused. 0: no limit. With a handler that weighs "
+        "by itself, most weight of one forward.",
+    )
+    tenant_key: str = Field(
+        default="",
+        description="Metadata key of the call that names its tenant; tenants take turns. Empty: all are one.",
+    )
     queue_size: int = Field(default=100, ge=1, le=1_000_000, description="Requests that may wait; more are refused.")
     startup_timeout_s: float = Field(default=120.0, gt=0, description="Seconds that a worker has to become READY.")
+    max_sequences: int = Field(
+        default=100, ge=1, le=1_000_000, description="Stateful sequences that may be open at once; more are refused."
+    )
+    sequence_idle_timeout_s: float = Field(
+        default=60.0, gt=0, le=86400, description="Seconds without a message after which a sequence expires."
+    )
     response_timeout_s: float = Field(
         default=120.0, gt=0, description="Seconds of one call of the handler, after which the worker is killed."
     )
@@ -205,6 +228,27 @@ class Model(Table):
         if value != AUTO and not (isinstance(value, int) and 1 <= value <= MOST_THREADS):
             raise ValueError(f'{_toml(value)} is wrong: it must be 1 to {MOST_THREADS}, or "{AUTO}"')
         return value
+
+    @field_validator("tenant_key")
+    @classmethod
+    def _is_metadata_key(cls, value: str) -> str:
+        if value and not is_metadata_key(value):
+            raise ValueError(f"{_toml(value)} is no metadata key: lower-case letters, digits, '_', '.' and '-'")
+        return value
+
+    @field_validator("weight")
+    @classmethod
+    def _is_weight(cls, value: str) -> str:
+        kind, _, key = value.partition(":")
+        if value in ("count", "bytes") or (kind == "metadata" and is_metadata_key(key) and not key.endswith("-bin")):
+            return value
+        raise ValueError(f'{_toml(value)} is wrong: it must be "count", "bytes" or "metadata:KEY"')
+
+    @model_validator(mode="after")
+    def _weight_has_a_limit(self) -> Model:
+        if self.weight != "count" and not self.max_batch_weight:
+            raise ValueError(f"max_batch_weight is missing: weight = {_toml(self.weight)} is nothing without it")
+        return self
 
     @field_validator("options")
     @classmethod

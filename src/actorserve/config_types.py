@@ -40,6 +40,11 @@ def is_variable(name: str) -> bool:
     return bool(name) and not {"=", "\0"} & set(name)
 
 
+def is_metadata_key(key: str) -> bool:
+    """Whether a call's metadata may have this key (gRPC over HTTP/2, Custom-Metadata), as it arrives: lower case."""
+    return re.fullmatch(r"[a-z0-9_.\-]+", key) is not None
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Host and port of `host:port` or `[v6]:port`; ValueError says what would be right. `unix:PATH`: PATH and 0."""
     if address.startswith(UNIX) and len(address) > len(UNIX):

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from universe import run_virtually, universe
 
-from actorserve.actors.mailbox import Mailbox, Signal
+from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import Capabilities, Generate, Infer
+from actorserve.actors.waiters import Signal
 from actorserve.errors import Expired, NoWorkers, Overloaded
 from actorserve.scripted import ScriptedWorker
 
