@@ -1,11 +1,15 @@
-"""The attacks, as data: what one connection sends, over and over, and how fast.
+"""The attacks, as data: what one connection sends, over and over, how fast, and how it should end.
 
-What lives here: octets. What must not: sockets, time, the good client, judgement.
+What lives here: octets, and the ending that docs/security.md promises for each attack.
+What must not: sockets, time, the good client, measuring.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import random
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,6 +51,18 @@ def call(number: int, body: bytes = SMALL) -> bytes:
     return headers(number) + f.encode(f.DATA, f.END_STREAM, 2 * number + 1, body)
 
 
+CALM = "GOAWAY ENHANCE_YOUR_CALM"
+BROKEN = "GOAWAY PROTOCOL_ERROR"
+SILENT = "GOAWAY SETTINGS_TIMEOUT"
+SHUT = "closed without GOAWAY"
+PLAIN, TLS, HALF_TLS = "tcp", "tls", "half-open tls"  # HALF_TLS: to the TLS listener, but what is sent is sent as it is
+
+
+def calls(first: int, end: int, body: bytes) -> bytes:
+    """Make calls, the last left out."""
+    return b"".join(call(number, body) for number in range(first, end))
+
+
 @dataclass(frozen=True, slots=True)
 class Attack:
     """One kind. `send(n)` gives the n-th portion of a connection."""
@@ -58,31 +74,50 @@ class Attack:
     settings: tuple[tuple[int, int], ...] = ()
     preface: bytes | None = None  # instead of the usual beginning
     reads: bool = True
-    closed_at_once: bool = True  # no waiting for a stall's timeout
+    over: str = PLAIN
+    ends: tuple[str, ...] = (CALM,)  # what a connection's ending may begin with
 
 
 def _bomb() -> bytes:
     return bytes(python_hpack.Encoder().encode([*PAIRS, (b"a", b"x" * 4000)]) + b"\xbe" * 12_000)
 
 
-def _junk(number: int) -> bytes:
-    return random.Random(number).randbytes(2000)  # noqa: S311  junk, not secrets
+def _hello() -> bytes:
+    """Give what a TLS client says first."""
+    context, sent = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.MemoryBIO()
+    context.set_alpn_protocols(["h2"])
+    client = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return sent.read()
 
 
+def _gzip_bomb(size: int) -> bytes:
+    """Give a message that unfolds to so many octets."""
+    body = gzip.compress(bytes(size))
+    return b"\1" + len(body).to_bytes(4, "big") + body
+
+
+def provoke(number: int) -> bytes:
+    """Make a call, then a mistake on its stream that makes the server reset it (CVE-2025-8671)."""
+    step = 0 if number % 2 else f.MAX_WINDOW
+    return call(number) + f.encode_window_update(2 * number + 1, step)
+
+
+DICE = random.Random(9)  # noqa: S311  junk, not secrets
 BOMB = _bomb()
-STALLS = {"closed_at_once": False}
+HELLO = _hello()
 CLOSED_WINDOW = ((f.INITIAL_WINDOW_SIZE, 0),)
-WIDE_OPEN = f.encode_window_update(0, 2**30)
 NUL = hpack.encode_pairs([*PAIRS, (b"x-key", b"nul\0")])
 WIDE = hpack.encode_pairs([*PAIRS, *((b"x-%d" % n, b"v" * 900) for n in range(20))])  # a little above the limit
+ZIPPED, GZIP_BOMB = hpack.encode_pairs([*PAIRS, (b"grpc-encoding", b"gzip")]), _gzip_bomb(10_000_000)
+FAULTS = 110  # stalled streams: more than max_stream_faults, so that GOAWAY follows the resets
 
 ATTACKS: dict[str, Attack] = {
     "rapid_reset": Attack(
         lambda n: b"".join(call(m) + f.encode_rst_stream(2 * m + 1, 8) for m in range(n * 50, n * 50 + 50))
     ),
-    "provoked_resets": Attack(
-        lambda n: b"".join(call(m) + f.encode_window_update(2 * m + 1, 0) for m in range(n * 50, n * 50 + 50))
-    ),
+    "provoked_resets": Attack(lambda n: b"".join(map(provoke, range(n * 50, n * 50 + 50)))),
     "refused_streams": Attack(lambda n: b"".join(headers(m) for m in range(n * 50, n * 50 + 50))),
     "continuation": Attack(lambda n: headers(0, 0) if not n else f.encode(f.CONTINUATION, 0, 1, BLOCK) * 50),
     "hpack_bomb": Attack(lambda n: headers(n, WHOLE, BOMB)),
@@ -100,35 +135,46 @@ ATTACKS: dict[str, Attack] = {
     "one_octet_window": Attack(
         lambda n: call(0, LARGE) if not n else f.encode_window_update(1, 1) * 200, settings=CLOSED_WINDOW
     ),
-    "junk": Attack(_junk),
-    "http1": Attack(lambda _: b"", preface=b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", portions=1),
-    "slow_preface": Attack(lambda n: f.PREFACE[n : n + 1], 50, 0.4, len(f.PREFACE), preface=b"", **STALLS),
-    "slow_headers": Attack(
-        lambda n: headers(0, 0, BLOCK[:1]) if not n else f.encode(f.CONTINUATION, 0, 1), 50, 0.4, **STALLS
-    ),
-    "slow_frame": Attack(lambda n: f.HEADER.pack(0, 255, f.DATA, 0, 1) if not n else b"x", 50, 0.4, 250, **STALLS),
-    "endless_body": Attack(
-        lambda n: b"".join(headers(m) for m in range(100)) + f.encode(f.DATA, 0, 1, LARGE[:2000]) if not n else b"",
+    "slow_window": Attack(
+        lambda n: (
+            calls(0, FAULTS, LARGE)
+            if not n
+            else b"".join(f.encode_window_update(2 * (m % FAULTS) + 1, 1) for m in range(n * 3, n * 3 + 3))
+        ),
         4,
-        portions=1,
-        **STALLS,
+        0.05,
+        settings=CLOSED_WINDOW,
+    ),
+    "compressed_bomb": Attack(
+        lambda n: b"".join(
+            headers(m, OPEN, ZIPPED) + f.encode(f.DATA, f.END_STREAM, 2 * m + 1, GZIP_BOMB)
+            for m in range(n * 10, n * 10 + 10)
+        )
+    ),
+    "junk": Attack(lambda _: DICE.randbytes(2000), ends=("GOAWAY",)),
+    "http1": Attack(lambda _: b"", preface=b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", portions=1, ends=(BROKEN,)),
+    "slow_preface": Attack(lambda n: f.PREFACE[n : n + 1], 50, 0.4, len(f.PREFACE), preface=b"", ends=(SILENT,)),
+    "slow_headers": Attack(lambda n: headers(0, 0, BLOCK[:1]) if not n else f.encode(f.CONTINUATION, 0, 1), 50, 0.4),
+    "slow_frame": Attack(lambda n: f.HEADER.pack(0, 255, f.DATA, 0, 1) if not n else b"x", 50, 0.4, 250),
+    "endless_body": Attack(
+        lambda _: b"".join(map(headers, range(FAULTS))) + f.encode(f.DATA, 0, 1, LARGE[:2000]), 4, portions=1
     ),
     "zero_window": Attack(
-        lambda n: b"".join(call(m, LARGE) for m in range(n * 10, n * 10 + 10)),
-        4,
-        portions=20,
-        settings=CLOSED_WINDOW,
-        **STALLS,
+        lambda n: calls(n * 10, n * 10 + 10, LARGE), 4, portions=FAULTS // 10, settings=CLOSED_WINDOW
     ),
     "never_reads": Attack(
-        lambda n: (
-            b"".join(call(m, LARGE) for m in range(n * 10, n * 10 + 10)) if n else f.encode_window_update(0, 2**30)
-        ),
+        lambda n: calls(n * 10, n * 10 + 10, LARGE) if n else f.encode_window_update(0, 2**30),
         2,
         portions=25,
         settings=((f.INITIAL_WINDOW_SIZE, 2**30),),
         reads=False,
-        **STALLS,
+        ends=(SHUT,),
     ),
-    "idle_connections": Attack(lambda _: b"", 1000, portions=1, **STALLS),
+    "idle_connections": Attack(lambda _: b"", 2000, portions=1, ends=("GOAWAY NO_ERROR",)),
+    "tls_silent": Attack(lambda _: b"", 300, portions=1, preface=b"", over=HALF_TLS, ends=(SHUT,)),
+    "tls_half_hello": Attack(
+        lambda n: HELLO[n : n + 1], 300, 0.4, len(HELLO) // 2, preface=b"", over=HALF_TLS, ends=(SHUT,)
+    ),
+    "tls_no_preface": Attack(lambda _: b"", 100, portions=1, preface=b"", over=TLS, ends=(SILENT,)),
+    "tls_ping": Attack(lambda _: f.encode(f.PING, 0, 0, bytes(8)) * 1000, over=TLS),
 }
