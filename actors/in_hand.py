@@ -187,17 +187,19 @@ class InHand:
             case Kind.BEGUN:
                 self._batch(frame).begun = True
             case Kind.DONE:
+                trailers = wire.read_done(frame.payload)
                 opened = self._streams.pop(frame.id, None)
                 if opened is None:
                     self.sequences.hear(frame)
                 else:
-                    self._done(opened, wire.read_done(frame.payload))
+                    self._done(opened, trailers)
             case Kind.ERROR:
+                error = failure(*wire.read_error(frame.payload))
                 opened = self._streams.pop(frame.id, None)
                 if opened is None:
                     self.sequences.hear(frame)
                 else:
-                    self._end(opened.envelope, failure(*wire.read_error(frame.payload)))
+                    self._end(opened.envelope, error)
             case Kind.FAULT:
                 self.answered += self.sequences.hear(frame)
             case other:

