@@ -6,14 +6,20 @@ import math
 
 import pytest
 import trio
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 from hypothesis import given
 from hypothesis import strategies as st
 from universe import universe, until
 
+from actorserve import testing
 from actorserve.actors.autoscaling import Decision, Held, Load, Policy, decide
 from actorserve.actors.messages import Infer, Scale, State
 from actorserve.errors import ActorGone, Expired, LoadFailed, NoWorkers, Overloaded
-from actorserve.scripted import ScriptedWorker
+from actorserve.proto.grpc_health_v1_pb2 import HealthCheckResponse
+from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
+from actorserve.proto.inference_pb2 import PredictionsRequest
+from actorserve.scripted import ScriptedWorker, ScriptedWorkers
 
 # --- the decision -----------------------------------------------------------------------------------
 
@@ -339,3 +345,52 @@ async def test_a_stop_ends_a_model_that_just_woke(autojump_clock):
         await u.stop()
         assert b"0" == (await reply.wait()).data
         assert () == u.supervisor.observe().models
+
+
+# --- through the server -----------------------------------------------------------------------------
+
+
+class SlowToLoad(ScriptedWorker):
+    """Takes 1 s to load."""
+
+    async def load(self, content):
+        await trio.sleep(1)
+
+
+async def predict(channel, name):
+    """One call; the answer."""
+    request = PredictionsRequest(model_name=name, input={"data": b"hello"})
+    return (await InferenceAPIsServiceStub(channel).Predictions(request)).prediction
+
+
+async def test_a_model_on_demand_is_serving(autojump_clock):
+    """Health says SERVING for a model that starts on demand, with and without a worker and while one loads, so that
+    somebody asks it; a model that nothing starts is NOT_SERVING and refuses at once.
+    """
+    workers = ScriptedWorkers(SlowToLoad)
+    config = {
+        "models": {
+            "sleeps": {"handler": "a:B", "workers": {"min": 0, "max": 1}, "downscale_delay_s": 5},
+            "none": {"handler": "a:B", "workers": {"min": 0}},
+        }
+    }
+    async with testing.serve(config, workers=workers) as app, app.channel() as channel:
+
+        def statuses():
+            models = app.server.health.models()
+            return models["sleeps"] == HealthCheckResponse.SERVING, models["none"] == HealthCheckResponse.SERVING
+
+        seen = [statuses()]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(predict, channel, "sleeps")
+            await trio.sleep(0.5)
+            assert State.LOADING is app.tree().models[1].state
+            seen.append(statuses())
+        seen.append(statuses())
+        await until(lambda: not app.tree().models[1].replicas)
+        seen.append(statuses())
+        assert {(True, False)} == set(seen)
+        assert b"hello" == await predict(channel, "sleeps")
+        with pytest.raises(GRPCError) as refused:
+            await predict(channel, "none")
+        assert Status.UNAVAILABLE is refused.value.status

@@ -22,6 +22,7 @@ from actorserve.actors.messages import Placement, Scale, Spawn
 from actorserve.errors import ConfigError, LoadFailed
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 from actorserve.scripted import ScriptedWorker
+from actorserve.services import describe
 
 A, B, C = (Gpu(f"GPU-{letter * 8}-0000-0000-0000-000000000000") for letter in "abc")
 
@@ -338,6 +339,29 @@ def test_a_configured_device_that_does_not_exist(monkeypatch):
     settings = testing._load(models(device="cuda:4"))
     with pytest.raises(ConfigError, match=r"models\.m\.device: there is no cuda:4 here; known here: cpu, cuda:0"):
         server.Server(settings)
+
+
+async def test_describe_shows_devices(autojump_clock, monkeypatch):
+    """DescribeModel says which device each worker has, and whether that is a GPU."""
+    monkeypatch.setattr(server, "find_gpus", lambda _: [A, B])
+    config = {
+        "models": {
+            "gpu": {"handler": "a:B", "workers": {"min": 2}},
+            "cpu": {"handler": "a:B", "device": "cpu"},
+            "one": {"handler": "a:B", "device": ["cuda:1"]},
+        }
+    }
+    async with testing.serve(config, workers="scripted") as app:
+        views = describe.description(app.tree().models)
+    shown = {
+        model["modelName"]: (model["deviceType"], [(worker["gpu"], worker["device"]) for worker in model["workers"]])
+        for model in json.loads(views)
+    }
+    assert {
+        "cpu": ("cpu", [(False, "cpu")]),
+        "gpu": ("gpu", [(True, "cuda:0"), (True, "cuda:1")]),
+        "one": ("gpu", [(True, "cuda:1")]),
+    } == shown
 
 
 async def test_real_workers_see_their_own_device(monkeypatch):
