@@ -320,6 +320,7 @@ class Incarnation:
             if self._log_limit.dropped:
                 self._log.warning(dropped_lines(self._log_limit.take_dropped()))
             in_hand.sequences.expire(self.spec.model.sequence_idle_timeout_s)
+            self._count(in_hand)
             match self._pulse.beat(busy=in_hand.items > 0):
                 case Beat.PING:
                     worker.write(wire.frame(Kind.PING))

@@ -7,7 +7,7 @@ import trio
 from universe import Universe, universe, until
 
 from actorserve.actors.memory import parse
-from actorserve.actors.messages import Drained, Finished, Generate, Infer, Restart, State
+from actorserve.actors.messages import Drained, Finished, Generate, Infer, OpenSequence, Restart, State
 from actorserve.errors import ActorCrashed, ActorGone, LoadFailed, NoWorkers
 from actorserve.scripted import ScriptedWorker
 
@@ -20,6 +20,7 @@ class Grows(ScriptedWorker):
     held: dict[int, int]
     load_s = 0.0
     fails: tuple[int, ...] = ()
+    can_sequences = True
     first_mb = 10
 
     async def load(self, content):
@@ -39,6 +40,10 @@ class Grows(ScriptedWorker):
                     self.crash(-11)
                     await trio.sleep_forever()
         return [item.inputs["data"] for item in items]
+
+    async def feed(self, id, inputs):
+        self.fed = getattr(self, "fed", 0) + 1
+        return b"%d:%d" % (self.process.pid, self.fed)
 
     async def generate(self, item):
         for _ in range(int(item.inputs["count"])):
@@ -103,6 +108,26 @@ async def test_requests_per_worker(autojump_clock):
             heard += b"".join(chunks)
             stream.taken(len(chunks), len(chunks))
         assert (b"x" * 30, 2) == (heard, len(u.made))
+        await until(lambda: u.made[0].process.status == 0)
+
+
+async def test_sequences_stay_where_they_are(autojump_clock):
+    """A worn worker keeps its open sequences, whose state nobody else has, until they end; new ones go to the other."""
+    async with growing_universe() as u:
+        await u.spawn(max_requests_per_worker=3)
+        old = u.mailbox.ask(OpenSequence())
+        for n in range(1, 10):
+            await old.send({"data": b"x"})
+            assert [b"-1:%d" % n] == await old.receive()
+            old.taken(1, 4)
+            await trio.sleep(0.5)
+        assert 1 == u.model().replicas[0].replaced
+        new = u.mailbox.ask(OpenSequence())
+        await new.send({"data": b"x"})
+        assert [b"-2:1"] == await new.receive()
+        for duplex in (old, new):
+            duplex.end()
+            assert [] == await duplex.receive()
         await until(lambda: u.made[0].process.status == 0)
 
 
