@@ -1,6 +1,7 @@
 """The interceptor that lets calls in: a bearer token, looked at before any message is read.
 
 `check_model` is the other half: which models a token may ask for is known once the message names one.
+`metadata_for` is what a message gets of the call's metadata: no higher priority than the token may ask for.
 What must not live here: how tokens are kept (tokens.py), TLS.
 """
 
@@ -11,7 +12,10 @@ from collections.abc import Collection
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from actorserve.actors.claims import PRIORITY, priority_of
+from actorserve.actors.messages import Metadata
 from actorserve.errors import NotAllowed
+from actorserve.services.codec import metadata_of
 from actorserve.services.tokens import Token, Tokens
 from actorserve.services.transport.interceptors import Proceed
 from actorserve.services.transport.server_stream import ServerStream
@@ -62,3 +66,12 @@ def check_model(call: ServerStream, model: str) -> None:
     token = call.token
     if token is not None and not token.allows_model(model):
         raise NotAllowed(f"the token {token.name!r} does not allow the model {model!r}")
+
+
+def metadata_for(call: ServerStream) -> Metadata:
+    """The call's metadata for a message; BadInput where its priority is none, capped where its token says so."""
+    metadata = metadata_of(call.metadata)
+    token = call.token
+    if token is None or priority_of(metadata) <= token.max_priority:
+        return metadata
+    return {**metadata, PRIORITY: str(token.max_priority)}

@@ -14,8 +14,8 @@ from actorserve.actors.supervisor import Supervisor
 from actorserve.errors import HandlerRaised
 from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
 from actorserve.proto.inference_pb2 import PredictionResponse, TorchServeHealthResponse
-from actorserve.services.access import check_model
-from actorserve.services.codec import inputs_of, metadata_of, model_of
+from actorserve.services.access import check_model, metadata_for
+from actorserve.services.codec import inputs_of, model_of
 from actorserve.services.sequences import Conversation
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         assert request is not None  # noqa: S101  # the transport has refused a unary call without a message
         name, version = model_of(request)
         check_model(stream, name)
-        message = Infer(inputs_of(request), metadata_of(stream.metadata), stream.ensure_request_id())
+        message = Infer(inputs_of(request), metadata_for(stream), stream.ensure_request_id())
         reply = self._directory.find(name, version).ask(message, deadline_of(stream))
         try:
             answer = await reply.wait()
@@ -80,7 +80,7 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         assert request is not None  # noqa: S101  # as above
         name, version = model_of(request)
         check_model(stream, name)
-        message = Generate(inputs_of(request), metadata_of(stream.metadata), stream.ensure_request_id())
+        message = Generate(inputs_of(request), metadata_for(stream), stream.ensure_request_id())
         reply = self._directory.find(name, version).ask(message, deadline_of(stream))
         try:
             while chunks := await reply.receive():

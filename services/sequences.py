@@ -31,8 +31,8 @@ from actorserve.actors.reply import Reply
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS
 from actorserve.errors import ActorserveError, BadInput, NoSuchSequence, NotStateful
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
-from actorserve.services.access import check_model
-from actorserve.services.codec import inputs_of, metadata_of, model_of
+from actorserve.services.access import check_model, metadata_for
+from actorserve.services.codec import inputs_of, model_of
 from actorserve.services.status import status_bytes
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Conversation:
         self._stream = stream
         self._directory = directory
         self._deadline = float("inf") if stream.expires is None else stream.expires
-        self._metadata = metadata_of(stream.metadata)
+        self._metadata = metadata_for(stream)
         self._lanes: dict[_Key, _Lane] = {}
         self._own: dict[tuple[str, str], str] = {}  # the id of the call's own sequence of a model
         self._ended: dict[_Key, tuple[ActorserveError, bool]] = {}  # why, and whether the client knows

@@ -6,6 +6,7 @@ The file (contracts §4):
     sha256 = "9f86d081..."            # of the token; `printf %s TOKEN | sha256sum`
     services = ["inference"]          # default: every service of the listener
     models = ["minilm", "digits"]     # default: every model
+    max_priority = 0                  # the highest priority that counts; default: 9
 
 Pure: it reads text, not files, and knows nothing of gRPC.
 """
@@ -20,20 +21,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actorserve.actors.claims import HIGHEST, LOWEST
 from actorserve.errors import ConfigError
 
-KEYS = frozenset(("sha256", "services", "models"))
+KEYS = frozenset(("sha256", "services", "models", "max_priority"))
 SCHEME = "bearer "
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token. None: everything is allowed."""
+    """One token. None: everything is allowed. `max_priority`: what a call asks for above it counts as that."""
 
     name: str
     digest: bytes
     services: frozenset[str] | None = None
     models: frozenset[str] | None = None
+    max_priority: int = HIGHEST
 
     def allows_service(self, service: str) -> bool:
         """Whether calls to a service (its config name) are allowed."""
@@ -89,7 +92,10 @@ def _token(path: Path, name: str, table: Any) -> Token:
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
         raise ConfigError("tokens_file", f"{where}.sha256 is not 64 hexadecimal digits")
-    return Token(name, digest, _names(where, table, "services"), _names(where, table, "models"))
+    highest = table.get("max_priority", HIGHEST)
+    if type(highest) is not int or not LOWEST <= highest <= HIGHEST:  # a bool is an int too
+        raise ConfigError("tokens_file", f"{where}.max_priority is not a whole number from {LOWEST} to {HIGHEST}")
+    return Token(name, digest, _names(where, table, "services"), _names(where, table, "models"), highest)
 
 
 def _names(where: str, table: dict[str, Any], key: str) -> frozenset[str] | None:
