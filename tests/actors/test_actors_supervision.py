@@ -7,6 +7,7 @@ import trio
 from universe import spec, universe, until
 
 from actorserve.actors import wire
+from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import Crashed, Generate, Infer, Scale, Spawn, State, Stop
 from actorserve.errors import (
     ActorCrashed,
@@ -536,6 +537,24 @@ async def test_the_server_drains_and_keeps_names(autojump_clock):
                 await u.scale(2)
             assert State.DRAINING is u.model().state
         assert b"sleep 5" == (await reply.wait()).data
+
+
+async def test_the_last_registered_is_the_first_to_shut(autojump_clock, monkeypatch):
+    """The server's drain shuts the doors in the reverse of the order of registration, before any model has ended."""
+    shut = []
+    close = Mailbox.close
+
+    def noted(mailbox, refusal):
+        shut.append((mailbox.name, sum(worker.process.status is None for worker in u.made)))
+        close(mailbox, refusal)
+
+    async with universe() as u:
+        for name in ("b", "c", "a"):
+            await u.supervisor.ask(Spawn(spec(name=name))).wait()
+        monkeypatch.setattr(Mailbox, "close", noted)
+        await u.supervisor.drain(30.0)
+        assert [("a", 3), ("c", 3), ("b", 3)] == shut
+        assert [0, 0, 0] == [worker.process.status for worker in u.made]
 
 
 async def test_drain_does_not_wait_for_a_load(autojump_clock):

@@ -47,6 +47,17 @@ class Notes:
         return [request.id for request in batch]
 
 
+class Warms(Notes):
+    """Is warmed up with an input of `options.seconds`."""
+
+    def load(self, context):
+        super().load(context)
+        self.seconds = context.options["seconds"]
+
+    def warmup(self):
+        return [{"data": self.seconds.encode()}]
+
+
 class Generates(Notes):
     """A generator that never ends by itself; `close` is noted."""
 

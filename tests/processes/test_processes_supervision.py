@@ -117,6 +117,18 @@ def test_corrupt_weights_are_failed_at_once(start, tmp_path, content):
     serving.close()
 
 
+def test_warm_before_ready(start, tmp_path):
+    """A worker is READY once its handler has answered its own samples, and FAILED at once where it cannot."""
+    options = f'options = {{ notes = "{tmp_path}/%s", seconds = "%s" }}'
+    models = [table(name, "Warms", options % (name, seconds)) for name, seconds in (("good", "0.5"), ("bad", "many"))]
+    serving = start("".join(models))
+    wait_for(lambda: described(serving, "good")[0] == "READY")
+    assert "loaded\ninfer warmup\n" == (tmp_path / "good").read_text()
+    wait_for(lambda: described(serving, "bad")[0] == "FAILED")
+    assert "ValueError: could not convert string to float: b'many'" in described(serving, "bad")[1]["reason"]
+    serving.close()
+
+
 # --- SIGUSR1 ------------------------------------------------------------------------------------
 
 
