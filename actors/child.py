@@ -78,11 +78,18 @@ class Child:
         return self._stop.is_set() or self._mailbox.closed
 
     def drain(self) -> None:
-        """Take nothing more, finish what is in hand, end. Idempotent."""
+        """Take nothing more, finish what is in hand, end its sequences, end. Idempotent."""
+        self._leave(self._succession.drain)
+
+    def retire(self) -> None:
+        """As `drain`, but its sequences go on until their clients end them."""
+        self._leave(self._succession.retire)
+
+    def _leave(self, finish: Callable[[], None]) -> None:
         self._stop.set()
         if self.state is State.READY:
             self._change(State.DRAINING)
-            self._succession.drain()
+            finish()
         elif self.is_alive:
             self.kill()
 

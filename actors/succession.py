@@ -83,10 +83,17 @@ class Succession:
         return sum(life.incarnation.in_hand for life in self._lives)
 
     def drain(self) -> None:
-        """Let those that are READY finish what they have; end those that load."""
+        """Let those that are READY finish what they have, but for sequences; end those that load."""
+        self._finish(Incarnation.drain)
+
+    def retire(self) -> None:
+        """As `drain`, sequences included."""
+        self._finish(Incarnation.retire)
+
+    def _finish(self, leave: Callable[[Incarnation], None]) -> None:
         for life in self._lives:
             if life.is_ready:
-                life.incarnation.drain()
+                leave(life.incarnation)
             else:
                 life.scope.cancel()
 

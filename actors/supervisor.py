@@ -324,7 +324,7 @@ class Supervisor:
         alive = [child for child in model.children.values() if child.is_alive]
         alive.sort(key=lambda child: (child.state is not State.READY, -child.view().in_hand, child.spec.index))
         for child in alive[target:]:
-            child.drain()
+            child.retire()
         model.refresh()
         self._on_change()
 

@@ -14,7 +14,7 @@ from universe import universe, until
 
 from actorserve import testing
 from actorserve.actors.autoscaling import Decision, Held, Load, Policy, decide
-from actorserve.actors.messages import Infer, Scale, State
+from actorserve.actors.messages import Infer, OpenSequence, Scale, State
 from actorserve.errors import ActorGone, Expired, LoadFailed, NoWorkers, Overloaded
 from actorserve.proto.grpc_health_v1_pb2 import HealthCheckResponse
 from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
@@ -277,6 +277,40 @@ async def test_a_drained_worker_finishes_a_long_request(autojump_clock):
         await until(lambda: 2 == len(answers))
         assert [b"200", b"201"] == sorted(answers)
         assert [State.READY] == u.states()
+
+
+async def test_sequences_outlive_the_decision(autojump_clock):
+    """A worker that autoscaling ends keeps its open sequences, whose state nobody else has, until their clients end
+    them; the other worker gets what is new.
+    """
+
+    class Sequences(ScriptedWorker):
+        can_sequences = True
+
+        async def feed(self, id, inputs):
+            return b"%d" % self.process.pid
+
+    async with universe(Sequences) as u:
+        await u.spawn(workers_min=2, workers_max=2, target_ongoing_requests=8, downscale_delay_s=5)
+        sequences = [u.mailbox.ask(OpenSequence()) for _ in range(2)]
+
+        async def feed(sequence):
+            await sequence.send({"data": b"x"})
+            (answer,) = await sequence.receive()
+            sequence.taken(1, len(answer))
+            return answer
+
+        assert {b"-1", b"-2"} == {await feed(sequence) for sequence in sequences}
+        await u.supervisor.ask(Scale("m", "", 1, 2)).wait()
+        await until(lambda: State.DRAINING in u.states())
+        for _ in range(5):
+            await trio.sleep(20)
+            assert {b"-1", b"-2"} == {await feed(sequence) for sequence in sequences}
+            assert sorted((State.READY, State.DRAINING), key=str) == sorted(u.states(), key=str)
+        for sequence in sequences:
+            sequence.end()
+            assert [] == await sequence.receive()
+        await until(lambda: [State.READY] == u.states())
 
 
 async def test_a_model_that_cannot_load_is_tried_once(autojump_clock):
