@@ -61,8 +61,8 @@ def stamps(line: str, base: Path) -> Iterator[str]:
         return
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     for file in files:
-        about = file.stat()
         if file.is_file() and "__pycache__" not in file.parts:
+            about = file.stat()
             yield f"{file} {about.st_size} {about.st_mtime_ns}"
 
 

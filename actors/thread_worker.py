@@ -50,9 +50,11 @@ class ThreadProcess:
         try:
             run: Callable[[socket.socket], int] = importlib.import_module(RUNS).run
             self._status = run(self._sock)
+        except SystemExit:
+            log.debug("a worker's thread left", worker=self._name)  # its socket has ended, or its handler called exit
         except Exception:
             log.exception("a worker's thread failed", worker=self._name)
-        finally:  # the server has gone, or the handler called sys.exit: SystemExit ends the thread and no more
+        finally:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
             self._sock.close()

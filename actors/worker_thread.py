@@ -9,6 +9,7 @@ What must not live here: trio.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
@@ -18,7 +19,7 @@ from queue import SimpleQueue
 from typing import NoReturn
 
 from actorserve.actors import worker_main
-from actorserve.actors.worker_items import Arrival
+from actorserve.actors.worker_items import Arrival, Flags
 from actorserve.actors.worker_main import FrameLog, Wire
 
 CLOSED: list[Arrival] = []
@@ -38,6 +39,15 @@ class Inbox(SimpleQueue[list[Arrival]]):
             self.put(CLOSED)
             raise SystemExit(0)
         return arrivals
+
+
+class ThreadWire(Wire):
+    """The worker's end of the socket, whose reader ends alone where a process would end as a whole."""
+
+    def read_into(self, inbox: SimpleQueue[list[Arrival]], flags: Flags) -> None:
+        """The reader thread's whole life; SystemExit would be reported by whoever watches threads."""
+        with contextlib.suppress(SystemExit):
+            super().read_into(inbox, flags)
 
 
 class ByThread(logging.Handler):
@@ -65,7 +75,7 @@ def run(sock: socket.socket) -> int:
         inbox.close()
         raise SystemExit(status)
 
-    end = Wire(sock, leave)
+    end = ThreadWire(sock, leave)
     us = threading.get_ident()
     _by_thread.workers[us] = FrameLog(end)
     root = logging.getLogger()

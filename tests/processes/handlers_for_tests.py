@@ -1,6 +1,7 @@
 """A handler that does as it is told, however bad that is. Runs in workers of the tests beside it."""
 
 import ctypes
+import importlib
 import json
 import logging
 import os
@@ -8,11 +9,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from actorserve.errors import BadInput
 
 log = logging.getLogger("tool")
+LOADED = time.monotonic_ns()
 
 
 class Tool:
@@ -121,6 +124,29 @@ class Tool:
             time.sleep(8)
             os._exit(0)
         return pid
+
+    def do_identity(self):
+        """Pid, parent, process group, session, the signal of a parent's death, threads' variables."""
+        number = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG
+        return [os.getpid(), os.getppid(), os.getpgid(0), os.getsid(0), number.value]
+
+    def do_loaded(self):
+        """Pid, and when this module was loaded."""
+        return [os.getpid(), LOADED]
+
+    def do_path(self):
+        return sys.path
+
+    def do_module(self, name):
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError:
+            return ["absent", sys.executable]
+        return [module.VERSION, sys.executable]
+
+    def do_thread(self):
+        return [os.getpid(), threading.current_thread().name]
 
     def do_json(self):
         return json.dumps({"a": 1})
