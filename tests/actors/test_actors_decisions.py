@@ -1,5 +1,7 @@
 """The two pure decisions: who goes into a batch, and what happens when a child ends."""
 
+# ruff: noqa: SIM300  # expected == actual
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from actorserve.actors import batching, supervision
 from actorserve.actors.batching import WAIT, Take, WaitUntil, stream_share
 from actorserve.actors.messages import Crashed, Drained, Finished, Killed, Restart
+from actorserve.actors.overload import DrainRate, who_gives_way
 from actorserve.actors.supervision import GiveUp, Gone, RestartAfter, backoff
 
 
@@ -23,6 +26,7 @@ def decide(**given):
     return batching.decide(**{**defaults, **given})
 
 
+HEAVY = {"waiting": 3, "weight": 100, "max_weight": 100}
 TABLE = [
     ("nothing waits", {}, WAIT),
     ("idle, no delay: what is there", {"waiting": 3}, Take(3)),
@@ -36,6 +40,10 @@ TABLE = [
     ("busy: a full one ahead of time", {"waiting": 5, "in_hand": 1}, Take(4)),
     ("busy: not while another is idle", {"waiting": 5, "in_hand": 1, "others_idle": True}, WAIT),
     ("one ahead already: no third", {"waiting": 50, "in_hand": 2}, WAIT),
+    ("delay: a batch that is full by weight waits for nobody", {**HEAVY, "max_delay_s": 5.0}, Take(3)),
+    ("busy: a batch that is full by weight ahead of time", {**HEAVY, "in_hand": 1}, Take(3)),
+    ("busy: not while it is light", {**HEAVY, "weight": 99, "in_hand": 1}, WAIT),
+    ("no limit of weight", {**HEAVY, "max_weight": 0, "max_delay_s": 5.0}, WaitUntil(105.0)),
 ]
 
 
@@ -86,6 +94,85 @@ def test_stream_share(waiting, room, idle_others):
 
     assert 0 <= share <= room
     assert share == room or share * (1 + idle_others) >= waiting
+
+
+WAYS = [
+    ("alone: nobody else to take from", {"a": 4}, "a", 4, None),
+    ("a newcomer takes from who has all", {"a": 4}, "b", 4, "a"),
+    ("below its share", {"a": 3, "b": 1}, "b", 4, "a"),
+    ("at its share", {"a": 2, "b": 2}, "b", 4, None),
+    ("it would rise above its share: no to and fro", {"a": 3, "b": 2}, "b", 5, None),
+    ("who has most gives way", {"a": 3, "b": 5, "c": 1}, "c", 9, "b"),
+    ("more tenants than places: first come", {"a": 1, "b": 1}, "c", 2, None),
+]
+
+
+@pytest.mark.parametrize(("waiting", "who", "limit", "way"), [row[1:] for row in WAYS], ids=[row[0] for row in WAYS])
+def test_who_gives_way(waiting, who, limit, way):
+    """A place goes from a tenant above queue_size / tenants to one that stays within it."""
+    assert way == who_gives_way(waiting, who, limit)
+
+
+@given(st.dictionaries(st.integers(0, 9), st.integers(1, 30), min_size=1), st.integers(0, 9))
+def test_a_place_never_comes_back(waiting, newcomer):
+    """Who loses was above the share, who gets is within it; and the loser could not take the place back at once."""
+    limit = sum(waiting.values())
+    loser = who_gives_way(waiting, newcomer, limit)
+    if loser is None:
+        return
+    after = {**waiting, newcomer: waiting.get(newcomer, 0) + 1}
+    share = limit / len(after)
+    assert waiting[loser] > share >= after[newcomer]
+    after[loser] -= 1
+    assert loser != newcomer
+    assert newcomer != who_gives_way({name: many for name, many in after.items() if many}, loser, limit)
+
+
+def test_retry_after_is_the_queue_at_the_measured_rate():
+    """4 a second with 100 waiting: 25 s; and the longer nothing is taken, the longer it takes."""
+    rate = DrainRate()
+    rate.begin(0.0)
+    rate.took(8, 92, 1.0)  # nobody knows since when this one could have been taken
+    for second in range(1, 40):
+        rate.took(8, 92, 1.0 + 2.0 * second)
+
+    assert (25.0, 0.1) == (pytest.approx(rate.retry_after(100, 79.0)), rate.retry_after(0, 79.0))
+    assert 25.0 < rate.retry_after(100, 82.0) < 60.0 == rate.retry_after(100, 10_000.0)
+
+
+def test_what_goes_straight_through_says_nothing_of_the_rate():
+    """A worker that was idle a thousand times is no faster for it: only a mailbox that stays filled is measured."""
+    rate = DrainRate()
+    for n in range(1000):
+        rate.begin(n)
+        rate.took(1, 0, n + 0.0001)
+    rate.begin(1000.0)
+    rate.took(1, 9, 1000.0)
+    rate.took(1, 8, 1005.0)
+
+    assert 40.0 == pytest.approx(rate.retry_after(8, 1005.0))
+
+
+def test_the_rate_forgets():
+    """Two minutes at a new speed is what counts, whatever went before."""
+    rate = DrainRate()
+    for n in range(1000):
+        rate.took(10, 9, n / 10)
+    for n in range(120):
+        rate.took(1, 9, 100.0 + n)
+
+    assert 9.0 <= rate.retry_after(10, 219.0) <= 10.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.floats(0, 1e5))), st.integers(0, 10**6))
+def test_retry_after_is_bounded(takes, waiting):
+    """Between 0.1 s and a minute, whatever was measured."""
+    rate, now = DrainRate(), 0.0
+    for count, left, passed in takes:
+        now += passed
+        rate.took(count, left, now)
+
+    assert 0.1 <= rate.retry_after(waiting, now + 1) <= 60.0
 
 
 def judge(exit, **given):
