@@ -15,12 +15,14 @@ import grpc
 import pytest
 import trio
 import trustme
-from grpclib.const import Cardinality, Handler
+from grpclib.const import Cardinality, Handler, Status
 from grpclib.events import RecvRequest, SendMessage, listen
+from grpclib.exceptions import GRPCError
 
 from actorserve import config, testing
 from actorserve.config_listener import Listener
 from actorserve.errors import ConfigError, StartFailed
+from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 from actorserve.server import Server
 from actorserve.services.access import service_of
@@ -170,13 +172,19 @@ models = ["echo"]
 [tokens.probe]
 sha256 = "{probe}"
 services = ["health"]
+
+[tokens.batch]
+sha256 = "{batch}"
+max_priority = 3
 """
 
 
 @pytest.fixture
 def tokens_file(tmp_path: Path) -> Path:
     file = tmp_path / "tokens.toml"
-    digests = {name: hashlib.sha256(f"secret-{name}".encode()).hexdigest() for name in ("all", "echo", "probe")}
+    digests = {
+        name: hashlib.sha256(f"secret-{name}".encode()).hexdigest() for name in ("all", "echo", "probe", "batch")
+    }
     file.write_text(TOKENS.format(**digests))
     return file
 
@@ -209,6 +217,32 @@ async def test_token_is_checked_before_any_message(tokens_file):
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+class Seeing(testing.ScriptedWorker):
+    """Answers with the priority that its metadata has."""
+
+    async def infer(self, items):
+        return [str(item.metadata.get("priority")).encode() for item in items]
+
+
+async def test_token_caps_the_priority(tokens_file, autojump_clock):
+    """A call may ask for any priority and gets what its token allows; what is no priority is INVALID_ARGUMENT."""
+    workers = testing.ScriptedWorkers(Seeing)
+    async with testing.serve(content(tokens_file=str(tokens_file)), workers=workers) as app, app.channel() as channel:
+        stub = InferenceAPIsServiceStub(channel)
+
+        async def served(token: str, **priority: str) -> bytes:
+            metadata = {**dict(bearer(token)), **priority}
+            return (await stub.Predictions(PredictionsRequest(model_name="echo"), metadata=metadata)).prediction
+
+        assert await served("batch") == b"None"
+        assert await served("batch", priority="2") == b"2"
+        assert await served("batch", priority="9") == b"3"
+        assert await served("all", priority="9") == b"9"
+        with pytest.raises(GRPCError) as wrong:
+            await served("batch", priority="high")
+        assert wrong.value.status is Status.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
@@ -216,6 +250,11 @@ async def test_token_is_checked_before_any_message(tokens_file):
         ("[tokens.a]\nsha256 = 'abc'", "not 64 hexadecimal digits"),
         ("[tokens.a]\nsecret = 'abc'", "may hold"),
         ("[tokens.a]\nsha256 = '" + "0" * 64 + "'\nmodels = 'digits'", "not a list"),
+        (
+            "[tokens.a]\nsha256 = '" + "0" * 64 + "'\nmax_priority = 10",
+            "max_priority is not a whole number from 0 to 9",
+        ),
+        ("[tokens.a]\nsha256 = '" + "0" * 64 + "'\nmax_priority = true", "max_priority is not a whole number"),
         ("no toml", "is not TOML"),
     ],
 )
