@@ -80,8 +80,8 @@ def lasted(history, index, since, holds):
     return history[index][0] - history[first][0]
 
 
-@given(policies(), LOOKS)
-def test_no_change_is_faster_than_its_delay(policy, looks):
+@given(policies(), LOOKS, st.integers(0, 5))
+def test_no_change_is_faster_than_its_delay(policy, looks, more):
     """Replicas are added only after they were wanted all through upscale_delay_s, and taken only after they were not
     wanted all through downscale_delay_s, each counted from the last change at the earliest; but from zero at once.
     """
@@ -90,7 +90,7 @@ def test_no_change_is_faster_than_its_delay(policy, looks):
         count = math.ceil(look[1] / policy.target_ongoing_requests)
         return min(max(count, policy.min_replicas), policy.max_replicas)
 
-    history = play(policy, looks, policy.min_replicas)
+    history = play(policy, looks, min(policy.min_replicas + more, policy.max_replicas))
     since = 0
     for index, (_, _, before, after) in enumerate(history):
         if before == 0 and after:
@@ -141,6 +141,15 @@ def test_the_least_that_was_wanted_counts():
     assert [Decision(1, Held(0, 3)), Decision(1, Held(0, 3))] == [first, peak]
     reason = "18 ongoing at 2 a replica: at least 3 wanted for 30.0 s (upscale_delay_s = 30)"
     assert Decision(3, reason=reason) == decide(policy, Load(18, 1), peak.held, 30)
+
+
+def test_the_most_that_was_wanted_counts():
+    """A lull inside the delay ends no more than what was unwanted all the time."""
+    policy = Policy(0, 9, downscale_delay_s=600)
+    first = decide(policy, Load(6, 5), None, 0)
+    lull = decide(policy, Load(0, 5), first.held, 599)
+    assert [Decision(5, Held(0, 3)), Decision(5, Held(0, 3))] == [first, lull]
+    assert 3 == decide(policy, Load(0, 5), lull.held, 600).target
 
 
 def test_a_lull_starts_the_delay_anew():
@@ -277,6 +286,24 @@ async def test_a_drained_worker_finishes_a_long_request(autojump_clock):
         await until(lambda: 2 == len(answers))
         assert [b"200", b"201"] == sorted(answers)
         assert [State.READY] == u.states()
+
+
+async def test_the_idle_go_first(autojump_clock):
+    """Of workers that are READY those with the least in hand are ended."""
+
+    class MiddleIsSlow(ScriptedWorker):
+        async def infer(self, items):
+            await trio.sleep(100 if self.child.index == 1 else 1)
+            return [b""] * len(items)
+
+    async with universe(MiddleIsSlow) as u, trio.open_nursery() as nursery:
+        await u.spawn(workers_min=3, workers_max=3, batch_size=1, downscale_delay_s=5)
+        for _ in range(3):
+            nursery.start_soon(u.ask)
+        await trio.sleep(2)
+        await u.supervisor.ask(Scale("m", "", 1, 3)).wait()
+        await trio.sleep(20)
+        assert [(1, State.READY, 1)] == [(one.index, one.state, one.in_hand) for one in u.model().replicas]
 
 
 async def test_sequences_outlive_the_decision(autojump_clock):
