@@ -2,7 +2,10 @@
 
 # ruff: noqa: SIM300  # expected == actual
 
+import re
+import tomllib
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import trio
@@ -384,8 +387,11 @@ def test_every_request_ends_exactly_once(steps, tenants, weighed, limit):  # noq
 # --- the keys ---------------------------------------------------------------------------------------
 
 
+ROW = r"^\| `(\w+)` \| (\S+) \|"
+
+
 def model(**keys) -> config.Model:
-    return config.parse({"models": {"m": {"handler": "a:B", **keys}}}, folder=config.Path.cwd()).models["m"]
+    return config.parse({"models": {"m": {"handler": "a:B", **keys}}}, folder=Path.cwd()).models["m"]
 
 
 @pytest.mark.parametrize("weight", ["count", "bytes", "metadata:tokens"])
@@ -394,6 +400,20 @@ def test_the_keys_are_read(weight):
     read = model(weight=weight, max_batch_weight=100, tenant_key="x-tenant")
 
     assert (weight, 100, "x-tenant") == (read.weight, read.max_batch_weight, read.tenant_key)
+
+
+def test_the_documented_example_is_right():
+    """docs/scheduling.md: its example is read, and its table names the defaults."""
+    page = (Path(__file__).parents[2] / "docs" / "scheduling.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    parsed = config.parse(tomllib.loads(example), folder=Path.cwd()).models["minilm"]
+    table = {key: tomllib.loads(f"x = {value.strip('`')}")["x"] for key, value in re.findall(ROW, page, re.MULTILINE)}
+
+    assert ("metadata:tokens", 4096, "x-tenant") == (parsed.weight, parsed.max_batch_weight, parsed.tenant_key)
+    assert {key: config.Model.model_fields[key].default for key in tomllib.loads(example)["models"]["minilm"]} == {
+        "handler": "",
+        **table,
+    }
 
 
 @pytest.mark.parametrize(
