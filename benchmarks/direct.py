@@ -1,7 +1,8 @@
 """A handler called directly in a loop with full batches, in a process of its own: what serving is compared with.
 
-Reads orders from stdin, one JSON object a line: the first loads ({"handler", "inputs": hex by name}), each other
-runs ({"seconds", "batch_size"}) and is answered with {"items", "seconds", "cpu"}. One compute thread, as the workers.
+Reads orders from stdin, one JSON object a line: the first loads ({"handler", "inputs": a list of hex by name}), each
+other runs ({"seconds", "batch_size"}) and is answered with {"items", "seconds", "cpu"}. One compute thread, as the
+workers.
 What must not live here: the server, gRPC.
 """
 
@@ -12,6 +13,7 @@ import json
 import logging
 import sys
 import time
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,13 @@ def load(target: str) -> Any:
     return handler
 
 
-def run(handler: Any, inputs: dict[str, bytes], seconds: float, batch_size: int) -> dict[str, float]:
-    """Call `infer` with full batches for so long."""
-    batch = [Request(inputs) for _ in range(batch_size)]
+def run(handler: Any, inputs: list[dict[str, bytes]], seconds: float, batch_size: int) -> dict[str, float]:
+    """Call `infer` with full batches for so long; the inputs take turns."""
+    turns = cycle(inputs)
     items = 0
     began, cpu = time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds:
-        answers = handler.infer(batch)
+        answers = handler.infer([Request(one) for one in islice(turns, batch_size)])
         items += len(answers)
     return {"items": items, "seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
 
@@ -44,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(1)
     first = json.loads(sys.stdin.readline())
     handler = load(first["handler"])
-    inputs = {name: bytes.fromhex(value) for name, value in first["inputs"].items()}
+    inputs = [{name: bytes.fromhex(value) for name, value in one.items()} for one in first["inputs"]]
     run(handler, inputs, 0.2, 1)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

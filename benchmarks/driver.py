@@ -23,13 +23,14 @@ async def drive(order: dict[str, Any]) -> dict[str, Any]:
     """Keep `in_flight` calls going until `calls` have ended."""
     options = (("grpc.use_local_subchannel_pool", 1),)
     channels = [grpc.aio.insecure_channel(order["address"], options=options) for _ in range(order["connections"])]
-    body = bytes.fromhex(order["body"])
+    bodies = [bytes.fromhex(body) for body in order["bodies"]]
     numbers = iter(range(order["calls"]))
     durations: list[float] = []
 
     async def caller(channel: grpc.aio.Channel) -> None:
         method = channel.stream_stream(order["path"])  # of a unary method, streams of one
-        for _ in numbers:
+        for number in numbers:
+            body = bodies[number % len(bodies)]
             began = time.perf_counter()
             octets = 0
             async for answer in method(itertools.repeat(body, order["messages"]), timeout=TIMEOUT_S):

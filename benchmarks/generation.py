@@ -1,12 +1,17 @@
-"""Streams of a language model: tokens a second of one and of eight side by side, and the time to the first token.
+"""Streams of a language model: tokens a second of one and of eight side by side, and a newcomer's first token.
 
-The client is grpcio.aio. What must not live here: unary models (models.py).
+The client is grpcio.aio, at temperature 0, where a piece is a token of the text. What must not live here: unary models
+(models.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import calls
 import grpc  # type: ignore[import-untyped]
@@ -15,47 +20,114 @@ from table import median, milliseconds, show
 
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 
-TOKENS = 32
-PROMPT = b"Write a short story about a lighthouse keeper who finds a letter in a bottle."
+TOKENS = 64
+STREAMS = 8
+NEWCOMERS = 10
+LONG = {"prompt": b"Once upon a time, in a village by the sea,", "max_tokens": b"1000"}
+PROMPT = b"Write a short story about a lighthouse keeper who finds a letter in a bottle."  # 36 tokens with its template
+SETTLE_S = 3.0
 
 
-async def _answer(method: grpc.aio.UnaryStreamMultiCallable) -> tuple[float, int]:
-    """Time to the first piece, and how many pieces came."""
-    inputs = {"data": PROMPT, "max_tokens": str(TOKENS).encode(), "temperature": b"0"}
-    began, first, pieces = time.perf_counter(), 0.0, 0
-    async for _ in method(calls.request_of("smollm2", inputs), timeout=calls.TIMEOUT_S):
-        first = first or time.perf_counter() - began
-        pieces += 1
-    return first, pieces
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round gave; seconds, and tokens a second."""
+
+    one: float
+    eight: float
+    step: float
+    first: float
 
 
-async def _together(server: Server, streams: int) -> tuple[float, float]:
-    """Pieces a second of all streams, and the last stream's time to its first piece."""
+Method = grpc.aio.UnaryStreamMultiCallable
+
+
+@asynccontextmanager
+async def _method(server: Server) -> AsyncIterator[Method]:
     async with grpc.aio.insecure_channel(server.address) as channel:
-        method = channel.unary_stream(
+        yield channel.unary_stream(
             f"{calls.INFERENCE}/StreamPredictions",
             request_serializer=PredictionsRequest.SerializeToString,
             response_deserializer=PredictionResponse.FromString,
         )
+
+
+async def _times(method: Method, inputs: Mapping[str, bytes]) -> list[float]:
+    """When each piece came."""
+    asked = calls.request_of("smollm2", inputs | {"temperature": b"0"})
+    return [time.perf_counter() async for _ in method(asked, timeout=calls.TIMEOUT_S)]
+
+
+async def _together(method: Method, streams: int) -> float:
+    """Pieces a second of all streams, prompts included."""
+    inputs = {"data": PROMPT, "max_tokens": str(TOKENS).encode()}
+    began = time.perf_counter()
+    ended = await asyncio.gather(*(_times(method, inputs) for _ in range(streams)))
+    return sum(map(len, ended)) / (time.perf_counter() - began)
+
+
+async def _run_on(method: Method, gaps: list[float]) -> None:
+    """One of those who are there already: generates again and again, and notes the time between two pieces."""
+    while True:
+        last = 0.0
+        async for _ in method(calls.request_of("smollm2", LONG), timeout=calls.TIMEOUT_S):
+            now = time.perf_counter()
+            if last:
+                gaps.append(now - last)
+            last = now
+
+
+async def _newcomers(method: Method) -> tuple[float, float]:
+    """With seven streams running: the median time of a step, and of ten newcomers' first tokens."""
+    gaps: list[float] = []
+    running = [asyncio.create_task(_run_on(method, gaps)) for _ in range(STREAMS - 1)]
+    await asyncio.sleep(SETTLE_S)
+    gaps.clear()
+    await asyncio.sleep(SETTLE_S)
+    step = median(gaps)
+    firsts = []
+    for _ in range(NEWCOMERS):
+        await asyncio.sleep(random.uniform(2, 4) * step)  # noqa: S311 - any moment of a step
         began = time.perf_counter()
-        ended = await asyncio.gather(*(_answer(method) for _ in range(streams)))
-        seconds = time.perf_counter() - began
-    return sum(pieces for _, pieces in ended) / seconds, max(first for first, _ in ended)
+        firsts.append((await _times(method, {"data": PROMPT, "max_tokens": b"1"}))[0] - began)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    return step, median(firsts)
+
+
+async def _round(server: Server) -> Round:
+    async with _method(server) as method:
+        return Round(await _together(method, 1), await _together(method, STREAMS), *await _newcomers(method))
 
 
 def run(*, rounds: int) -> None:
-    """One and eight streams take turns."""
-    samples: dict[int, list[tuple[float, float]]] = {1: [], 8: []}
-    with ours("generation.toml") as server:
+    """Each round measures all of it, with workers of one thread and of two in turn."""
+    head = (
+        "threads",
+        "tokens/s, 1 stream",
+        f"tokens/s, {STREAMS} streams",
+        "ratio",
+        f"step of {STREAMS - 1}, ms",
+        "a newcomer's first token, ms",
+        "in steps",
+    )
+    title = f"SmolLM2-135M, {TOKENS} tokens a stream, prompts included; medians of {rounds} rounds"
+    for threads in (1, 2):
+        show(f"{title}, newcomers of {NEWCOMERS} each", head, [_row(threads, rounds)])
+
+
+def _row(threads: int, rounds: int) -> tuple[str, ...]:
+    with ours("generation.toml", f"models.smollm2.threads={threads}") as server:
         server.wait_listening()
         with grpc.insecure_channel(server.address) as channel:
             calls.Health(channel).wait_healthy()
-        for _ in range(rounds):
-            for streams, mine in samples.items():
-                mine.append(asyncio.run(_together(server, streams)))
-    rows = []
-    for streams, mine in samples.items():
-        rates, firsts = zip(*mine, strict=True)
-        rows.append((str(streams), f"{median(rates):.1f}", milliseconds(median(firsts))))
-    head = ("streams", "tokens/s in all", "the last stream's first token, ms")
-    show(f"SmolLM2-135M, {TOKENS} tokens a stream; medians of {rounds} rounds", head, rows)
+        made = [asyncio.run(_round(server)) for _ in range(rounds)]
+    return (
+        str(threads),
+        f"{median(one.one for one in made):.1f}",
+        f"{median(one.eight for one in made):.1f}",
+        f"{median(one.eight / one.one for one in made):.2f}",
+        milliseconds(median(one.step for one in made)),
+        milliseconds(median(one.first for one in made)),
+        f"{median(one.first / one.step for one in made):.2f}",
+    )

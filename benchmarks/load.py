@@ -31,6 +31,7 @@ class Job:
     body: bytes
     answer_octets: int  # of one call's messages in all, their 5-octet prefixes included; 0: do not check
     messages: int = 1  # how often a call sends the body
+    others: tuple[bytes, ...] = ()  # bodies that take turns with the first; such a load is always driver.py's
 
     @property
     def path(self) -> str:
@@ -57,7 +58,7 @@ def run(server: Server, job: Job, *, calls: int, in_flight: int) -> Ran:
     """Make the calls; fails if one answer is missing."""
     in_flight = min(in_flight, calls)
     server.check()
-    return (_h2load if H2LOAD else _driver)(server, job, calls, in_flight)
+    return (_h2load if H2LOAD and not job.others else _driver)(server, job, calls, in_flight)
 
 
 def percentiles(durations: list[float]) -> tuple[float, float]:
@@ -104,7 +105,7 @@ def _driver(server: Server, job: Job, calls: int, in_flight: int) -> Ran:
     order = {
         "address": server.address,
         "path": job.path,
-        "body": job.body.hex(),
+        "bodies": [body.hex() for body in (job.body, *job.others)],
         "messages": job.messages,
         "answer_octets": job.answer_octets,
         "calls": calls,

@@ -11,7 +11,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,15 +27,17 @@ IN_FLIGHT = 64
 BATCH_SIZE = 32
 DIGIT = struct.pack("<64f", *[float(16 * (i % 8 in (3, 4))) for i in range(64)])  # a vertical stroke
 SENTENCE = b"The quick brown fox jumps over the lazy dog while nineteen people watch from the old stone bridge."
+ECHOED = {"data": b"x" * 256}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Direct:
     """A process of direct.py."""
 
-    def __init__(self, process: subprocess.Popen[str], handler: str, inputs: Mapping[str, bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[str], handler: str, inputs: Sequence[Mapping[str, bytes]]) -> None:
         self._process = process
-        self._ask({"handler": handler, "inputs": {name: value.hex() for name, value in inputs.items()}})
+        listed = [{name: value.hex() for name, value in one.items()} for one in inputs]
+        self._ask({"handler": handler, "inputs": listed})
 
     def _ask(self, order: dict[str, Any]) -> dict[str, float]:
         assert self._process.stdin is not None
@@ -55,7 +57,7 @@ class Direct:
 
 
 @contextmanager
-def direct(handler: str, inputs: Mapping[str, bytes]) -> Iterator[Direct]:
+def direct(handler: str, inputs: Sequence[Mapping[str, bytes]]) -> Iterator[Direct]:
     """Start one, end it."""
     process = subprocess.Popen(
         [sys.executable, str(HERE / "direct.py")],
@@ -73,16 +75,22 @@ def direct(handler: str, inputs: Mapping[str, bytes]) -> Iterator[Direct]:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One model and what it is asked."""
+    """One model and what it is asked, again and again in this order."""
 
+    name: str
     model: str
     handler: str
-    inputs: Mapping[str, bytes]
+    inputs: Sequence[Mapping[str, bytes]]
 
 
+EMBEDDING = "actorserve.handlers.text_embedding:TextEmbedding"
+WORDS = SENTENCE.decode().rstrip(".").split() * 4
+MIXED = [{"data": " ".join(WORDS[: 2 + 13 * number % 62]).encode()} for number in range(62)]
+"""Texts of 2 to 63 words, each length once, short and long ones mixed."""
 CASES = (
-    Case("minilm", "actorserve.handlers.text_embedding:TextEmbedding", {"data": SENTENCE}),
-    Case("digits", "actorserve.handlers.digits:Digits", {"data": DIGIT}),
+    Case("minilm", "minilm", EMBEDDING, [{"data": SENTENCE}]),
+    Case("minilm, mixed lengths", "minilm", EMBEDDING, MIXED),
+    Case("digits", "digits", "actorserve.handlers.digits:Digits", [{"data": DIGIT}]),
 )
 
 
@@ -111,10 +119,11 @@ def run(*, rounds: int, seconds: float) -> None:
 
 
 def _row(case: Case, server: Server, loop: Direct, rounds: int, seconds: float) -> tuple[str, ...]:
-    request = calls.request_of(case.model, case.inputs)
-    answer = calls.predict(server, request)
+    requests = [calls.request_of(case.model, one) for one in case.inputs]
+    answer = calls.predict(server, requests[0])
     octets = 5 + PredictionResponse(prediction=answer).ByteSize()
-    job = load.Job("Predictions", request.SerializeToString(), 0 if case.model == "minilm" else octets)
+    bodies = [request.SerializeToString() for request in requests]
+    job = load.Job("Predictions", bodies[0], 0 if case.model == "minilm" else octets, others=tuple(bodies[1:]))
     load.run(server, job, calls=IN_FLIGHT, in_flight=IN_FLIGHT)
     warm = load.run(server, job, calls=4 * IN_FLIGHT, in_flight=IN_FLIGHT)
     size = max(2 * IN_FLIGHT, round(warm.rate * seconds / BATCH_SIZE) * BATCH_SIZE)
@@ -128,7 +137,7 @@ def _row(case: Case, server: Server, loop: Direct, rounds: int, seconds: float) 
                 served.append(load.run(server, job, calls=size, in_flight=IN_FLIGHT))
                 cpus.append(server.cpu() - before)
     return (
-        case.model,
+        case.name,
         count(median(ran.rate for ran in served)),
         count(median(rate for rate, _ in straight)),
         f"{median(ran.rate / rate for ran, (rate, _) in zip(served, straight, strict=True)):.2f}",
@@ -141,15 +150,26 @@ def _row(case: Case, server: Server, loop: Direct, rounds: int, seconds: float) 
 
 
 def overhead(*, rounds: int, seconds: float) -> None:
-    """Echo, one call in flight: what the server and the wire add to the handler's own time."""
-    inputs = {"data": b"x" * 256}
-    with ours("echo.toml") as server, direct("actorserve.handlers.echo:Echo", inputs) as loop:
+    """One call in flight: what the server and the wire add to the handler's own time."""
+    rows = [
+        _overhead("echo.toml", Case("echo", "echo", "actorserve.handlers.echo:Echo", [ECHOED]), rounds, seconds),
+        _overhead("models.toml", CASES[0], rounds, seconds),
+    ]
+    head = ("model", "p50 ms, the client's time included", "called directly ms", "overhead ms")
+    show(f"one call in flight; medians of {rounds} rounds", head, rows)
+
+
+def _overhead(config: str, case: Case, rounds: int, seconds: float) -> tuple[str, ...]:
+    """The server and the direct loop take turns."""
+    with ours(config) as server, direct(case.handler, case.inputs) as loop:
         server.wait_listening()
-        request = calls.request_of("echo", inputs)
-        answer = calls.predict(server, request)
-        job = load.Job("Predictions", request.SerializeToString(), PredictionResponse(prediction=answer).ByteSize() + 5)
-        warm = load.run(server, job, calls=500, in_flight=1)
-        served = [load.run(server, job, calls=round(warm.rate * seconds), in_flight=1).p50 for _ in range(rounds)]
-        rate, _ = loop.run(seconds, 1)
-    row = (milliseconds(median(served)), milliseconds(1 / rate), milliseconds(median(served) - 1 / rate))
-    show("echo, one call in flight", ("p50 ms, the client's time included", "called directly ms", "overhead ms"), [row])
+        request = calls.request_of(case.model, case.inputs[0])
+        octets = PredictionResponse(prediction=calls.predict(server, request)).ByteSize() + 5
+        job = load.Job("Predictions", request.SerializeToString(), octets)
+        warm = load.run(server, job, calls=100, in_flight=1)
+        served, alone = [], []
+        for _ in range(rounds):
+            served.append(load.run(server, job, calls=round(warm.rate * seconds), in_flight=1).p50)
+            alone.append(1 / loop.run(seconds, 1)[0])
+    added = median(one - other for one, other in zip(served, alone, strict=True))
+    return (case.name, milliseconds(median(served)), milliseconds(median(alone)), milliseconds(added))

@@ -1,13 +1,14 @@
 """Measures the server and prints tables: `python benchmarks/run.py`, or `just bench`.
 
-docs/performance.md says what each table means and keeps a run's figures. The parts, by name:
-echo, transport, calls, overhead, memory, start, models, generation. What must not live here: how anything is measured.
+docs/performance.md says what each table means and keeps a run's figures. What must not live here: how anything is
+measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import echo
 import footprint
@@ -15,10 +16,23 @@ import generation
 import load
 import models
 import open_calls
+import replicas
+import slow_readers
 import transport
 from table import machine
 
-PARTS = ("echo", "transport", "calls", "overhead", "memory", "start", "models", "generation")
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "echo": lambda o: echo.run(rounds=o.rounds, seconds=o.seconds, only=o.scenario),
+    "transport": lambda o: transport.run(rounds=o.rounds, seconds=o.seconds, only=o.scenario),
+    "calls": lambda _: open_calls.run(),
+    "overhead": lambda o: models.overhead(rounds=o.rounds, seconds=o.seconds),
+    "memory": lambda o: footprint.memory(seconds=o.memory_seconds),
+    "start": lambda o: footprint.start(rounds=o.rounds),
+    "models": lambda o: models.run(rounds=o.rounds, seconds=4 * o.seconds),
+    "generation": lambda o: generation.run(rounds=min(o.rounds, 3)),
+    "replicas": lambda _: replicas.run(),
+    "slow_readers": lambda o: slow_readers.run(rounds=o.rounds, seconds=2 * o.seconds),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,28 +52,13 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the parts in order."""
     options = parser().parse_args()
-    rounds, seconds, memory_seconds = options.rounds, options.seconds, options.memory_seconds
     if options.quick:
-        rounds, seconds, memory_seconds = 3, 0.5, 5.0
+        options.rounds, options.seconds, options.memory_seconds = 3, 0.5, 5.0
     load_by = "h2load" if load.H2LOAD else "benchmarks/driver.py (h2load is not installed)"
     print(f"{time.strftime('%Y-%m-%d')}; {machine()}; load by {load_by}")
-    parts = options.only or PARTS
-    if "echo" in parts:
-        echo.run(rounds=rounds, seconds=seconds, only=options.scenario)
-    if "transport" in parts:
-        transport.run(rounds=rounds, seconds=seconds, only=options.scenario)
-    if "calls" in parts:
-        open_calls.run()
-    if "overhead" in parts:
-        models.overhead(rounds=rounds, seconds=seconds)
-    if "memory" in parts:
-        footprint.memory(seconds=memory_seconds)
-    if "start" in parts:
-        footprint.start(rounds=rounds)
-    if "models" in parts:
-        models.run(rounds=rounds, seconds=4 * seconds)
-    if "generation" in parts:
-        generation.run(rounds=min(rounds, 3))
+    for name, part in PARTS.items():
+        if not options.only or name in options.only:
+            part(options)
 
 
 if __name__ == "__main__":

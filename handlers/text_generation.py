@@ -119,8 +119,8 @@ class TextGeneration:
         self._reading.discard(state)
 
     def warmup(self) -> Sequence[Mapping[str, bytes]]:
-        """Two tokens."""
-        return [{"data": b"Hello", "max_tokens": b"2"}]
+        """Two tokens, of a prompt that needs no template."""
+        return [{"prompt": b"Hello", "max_tokens": b"2"}]
 
     def _read_on(self, state: _Generation) -> Step:
         chunk, state.unread = state.unread[:_CHUNK], state.unread[_CHUNK:]
