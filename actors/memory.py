@@ -3,7 +3,7 @@
 Counted are the pages that it has written and shares with nobody, and its share of what was swapped out. Not
 counted: mapped weights (the page cache's, shared by replicas, given back under pressure), what a fork still
 shares with the process that it came from, and the memory of a GPU. Source: proc_pid_smaps(5), smaps_rollup.
-What must not live here: limits, and what happens above them (model_actor.py, succession.py).
+What must not live here: limits, and what happens above them (wear.py, succession.py).
 """
 
 from __future__ import annotations

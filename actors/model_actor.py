@@ -5,15 +5,15 @@ two output pumps, the one that waits for the process, the watch (hangs), the sca
 takes work from the mailbox. The first that finds the worker dead says why and cancels the others; what the worker
 had in hand then ends or goes back.
 
-What must not live here: restarts (supervision.py decides), who replaces a worn worker (succession.py),
-who is in a batch (batching.py), bytes (wire.py).
+What must not live here: restarts (supervision.py decides), limits (wear.py), who replaces a worn worker
+(succession.py), who is in a batch (batching.py), bytes (wire.py).
 Over 250 lines: the tasks share one nursery and what they find out.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,13 @@ from actorserve.actors.memory import own_memory
 from actorserve.actors.messages import Capabilities, ChildSpec, Crashed, Drained, Exit, Finished, Killed
 from actorserve.actors.pulse import NO_PONG_BEATS, Beat, Pulse
 from actorserve.actors.waiters import Signal
+from actorserve.actors.wear import Measure, Wear
 from actorserve.actors.wire import Frame, Kind
 from actorserve.actors.worker_process import LineLimit, OutputPump, Spawner, Worker, dropped_lines
 from actorserve.errors import ActorCrashed, ActorserveError, Draining, LoadFailed
 
 OF_WORK = frozenset(int(kind) for kind in (Kind.RESULT, Kind.CHUNK, Kind.BEGUN, Kind.DONE, Kind.ERROR, Kind.FAULT))
 BEAT_S = 1.0
-WEIGH_EVERY_S = 5.0
-MEGABYTE = 1 << 20
 REAP_S = 5.0
 LAST_WORDS_S = 1.0
 LEVELS = frozenset(("debug", "info", "warning", "error", "critical"))
@@ -55,14 +54,11 @@ class ActorSettings:
     cache_dir: Path
     path: tuple[str, ...] = ()
     gather_limit: int = 6_553_500
-    measure: Callable[[int | None], Awaitable[int | None]] = own_memory
+    measure: Measure = own_memory
 
 
 class Incarnation:
-    """See the module's docstring. `run` once.
-
-    `worn`: why it should be replaced, once it should; `on_worn` is called then, and it goes on until `drain`.
-    """
+    """See the module's docstring. `run` once. `on_worn` is called when it should be replaced."""
 
     def __init__(
         self,
@@ -73,8 +69,7 @@ class Incarnation:
         on_worn: Callable[[], None],
     ) -> None:
         self.spec = spec
-        self.worn = ""
-        self._on_worn = on_worn
+        self._wear = Wear(spec.model, settings.measure, on_worn)
         self.ready_at: float | None = None
         self.pid: int | None = None
         self._mailbox = mailbox
@@ -93,6 +88,11 @@ class Incarnation:
         self._failure: Crashed | None = None  # why, where the process's status does not say it
         self._in_hand: InHand | None = None
         self._log = log.bind(model=spec.model.key, worker=spec.index)
+
+    @property
+    def worn(self) -> str:
+        """Why it should be replaced, once it should; empty before. It goes on until `retire`."""
+        return self._wear.why
 
     @property
     def answered(self) -> int:
@@ -188,8 +188,7 @@ class Incarnation:
             nursery.start_soon(self._await_process, worker, nursery.cancel_scope)
             await self._load(worker)
             nursery.start_soon(self._watch, worker, in_hand)
-            if self.spec.model.max_worker_memory_mb:
-                nursery.start_soon(self._weigh)
+            nursery.start_soon(self._wear.weigh, self.pid)
             await self._take_until_drained(in_hand)
             await self._say_stop(worker)
             drained = True
@@ -252,7 +251,7 @@ class Incarnation:
             cause = f"not READY within startup_timeout_s = {model.startup_timeout_s:g}"
             self._kill(worker, Crashed(cause, timed_out=True))
             await trio.sleep_forever()  # until the reader has found the end of the socket
-        if excess := await self._excess():
+        if excess := await self._wear.excess(self.pid):
             self._kill(worker, Crashed(f"as soon as it is loaded {excess}", permanent=True))
             await trio.sleep_forever()  # as above
         self.ready_at = trio.current_time()
@@ -320,33 +319,12 @@ class Incarnation:
             if self._log_limit.dropped:
                 self._log.warning(dropped_lines(self._log_limit.take_dropped()))
             in_hand.sequences.expire(self.spec.model.sequence_idle_timeout_s)
-            self._count(in_hand)
+            self._wear.count(in_hand.answered + in_hand.items)
             match self._pulse.beat(busy=in_hand.items > 0):
                 case Beat.PING:
                     worker.write(wire.frame(Kind.PING))
                 case Beat.DEAD:
                     self._kill(worker, Crashed(f"no PONG within {NO_PONG_BEATS} s"))
-
-    # --- limits -----------------------------------------------------------------------------------
-
-    async def _weigh(self) -> None:
-        """Find out that the worker has grown above `max_worker_memory_mb`."""
-        while not self.worn:
-            await trio.sleep(WEIGH_EVERY_S)
-            self._wear(await self._excess())
-
-    async def _excess(self) -> str:
-        """By how much the worker is above its limit of memory, in words; empty where it is not."""
-        limit = self.spec.model.max_worker_memory_mb
-        held = await self._settings.measure(self.pid) if limit else None
-        if held is None or held <= limit * MEGABYTE:
-            return ""
-        return f"it holds {held / MEGABYTE:.0f} MB of its own, more than max_worker_memory_mb = {limit}"
-
-    def _wear(self, why: str) -> None:
-        if why and not self.worn:
-            self.worn = why
-            self._on_worn()
 
     # --- taking work ------------------------------------------------------------------------------
 
@@ -359,7 +337,7 @@ class Incarnation:
                 self._mailbox.wake_next()
             else:
                 until = self._take(in_hand)
-                self._count(in_hand)
+                self._wear.count(in_hand.answered + in_hand.items)
             if self._cuts_sequences or self._mailbox.closed:
                 in_hand.sequences.drain(self.spec.model.name)
             if not in_hand.items and (self._draining or (self._mailbox.closed and not self._mailbox.waiting)):
@@ -367,12 +345,6 @@ class Incarnation:
                 return
             with trio.move_on_at(until):
                 await self._signal.wait()
-
-    def _count(self, in_hand: InHand) -> None:
-        """Find out that the worker has been given `max_requests_per_worker`."""
-        limit = self.spec.model.max_requests_per_worker
-        if limit and in_hand.answered + in_hand.items >= limit:
-            self._wear(f"it has had its max_requests_per_worker = {limit}")
 
     def _take(self, in_hand: InHand) -> float:
         """Take what the decision gives; returns when to look again, at the latest."""

@@ -1,6 +1,6 @@
 """One incarnation after the other in the same place, without a gap where the first is still good.
 
-A worker that is worn (a limit: model_actor.py says which) goes on until another is READY beside it; then it drains.
+A worker that is worn (a limit: wear.py says which) goes on until another is READY beside it; then it drains.
 Of a model's replicas one at a time is replaced. If the newcomer fails the old one goes on, and it is tried
 again later; if the old one dies meanwhile, the newcomer is its heir.
 What must not live here: what an end means (supervision.py, child.py), the worker (model_actor.py).

@@ -49,6 +49,7 @@ FLOORS = {
     "actorserve.actors.installing": 3,
     "actorserve.actors.mailbox": 3,
     "actorserve.actors.memory": 3,
+    "actorserve.actors.wear": 3,
     "actorserve.actors.sequences": 3,
     "actorserve.actors.thread_worker": 3,
     "actorserve.actors.worker_batches": 3,
