@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
@@ -278,6 +279,18 @@ def test_what_a_handler_lacks(methods, lacking):
     assert (lacking or "") in (said or "")
 
 
+def test_the_page_shows_a_handler():
+    """The handler of docs/sequences.md does what the page says, driven as a worker drives it."""
+    page = (Path(__file__).parents[2] / "docs" / "sequences.md").read_text()
+    names: dict = {"BadInput": BadInput}
+    exec(page.partition("```python")[2].partition("```")[0], names)  # noqa: S102  # our own page
+    handler = names["Average"]()
+    assert missing_methods(handler) is None
+    _, frames = drive([[opening(1), *(item(1, word) for word in (b"1", b"x", b"3")), (Kind.END, 1, b"")]], handler)
+    assert [b'{"mean": 1.0}', b'{"mean": 2.0}', b'{"count": 2}'] == [f.payload for f in frames if f.kind == Kind.CHUNK]
+    assert [Kind.CHUNK, Kind.FAULT, Kind.CHUNK, Kind.CHUNK, Kind.DONE] == [one.kind for one in frames]
+
+
 # --- the worker's half ---------------------------------------------------------------------------
 
 
@@ -317,9 +330,9 @@ class Ledger:
         self.live.remove(state)
 
 
-def drive(arrivals, *, batch_size=32, cancelled=()):
+def drive(arrivals, handler=None, *, batch_size=32, cancelled=()):
     """Run an engine on groups of arrivals, then STOP; gives the handler and the frames it sent."""
-    handler, flags, sent = Ledger(), Flags(), []
+    handler, flags, sent = handler or Ledger(), Flags(), []
     inbox: SimpleQueue = SimpleQueue()
     engine = Engine(handler, inbox=inbox, flags=flags, send=sent.append, batch_size=batch_size)
     for group in arrivals:
