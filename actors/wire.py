@@ -151,7 +151,12 @@ class FrameReader:
             stop = start + HEADER_BYTES + length
             if stop > end:
                 break
-            frames.append(_make(Frame, (kind, id, bytes(source[start + HEADER_BYTES : stop]))))
+            if source is data:
+                payload = data[start + HEADER_BYTES : stop]
+            else:
+                with memoryview(source) as view:  # a slice of a bytearray would be copied twice
+                    payload = bytes(view[start + HEADER_BYTES : stop])
+            frames.append(_make(Frame, (kind, id, payload)))
             start = stop
         if source is self._buffer:
             del source[:start]
