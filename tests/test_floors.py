@@ -105,7 +105,10 @@ PURE = (
     "messages",
     "wire",
 )
-SANS_IO = ("frames", "grpc", "hpack", "streams", "outgoing", "state", "connection")
+SANS_IO = (
+    *("frames", "grpc", "hpack", "header_blocks", "patience", "streams", "outgoing", "state"),
+    *("connection_frames", "stream_frames", "connection"),
+)
 MODEL_LIBRARIES = {"torch", "numpy", "safetensors", "tokenizers", "transformers", "PIL"}
 
 

@@ -31,7 +31,7 @@ class Patience:
 
     max_resets: int = 500  # quick ones (rule 2), and streams refused above max_concurrent_streams
     max_stream_faults: int = 100  # that make us send RST_STREAM or 431, stalled answers too
-    max_settings: int = 50
+    max_settings: int = 50  # frames; one with more settings than any peer needs counts as several
     max_idle_frames: int = 1000  # PRIORITY, unknown, empty DATA, WINDOW_UPDATE and the like between two answers
 
 
@@ -62,9 +62,9 @@ class Counters:
         self._counts = [0, 0, 0, 0]
         return True
 
-    def count(self, kind: int) -> None:
-        """Count one; ConnectionFault above the bound."""
-        self._counts[kind] += 1
+    def count(self, kind: int, times: int = 1) -> None:
+        """Count one, or more at once; ConnectionFault above the bound."""
+        self._counts[kind] += times
         if self._counts[kind] > self._bounds[kind]:
             raise ConnectionFault(ENHANCE_YOUR_CALM, _TEXTS[kind])
 

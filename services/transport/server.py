@@ -29,7 +29,8 @@ from actorserve.services.transport.connection import Connection
 from actorserve.services.transport.interceptors import Events, Interceptor, compose
 from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.server_call import TrioDeadline
-from actorserve.services.transport.server_connection import CallRecord, OnEnd, ServerConnection, Translate
+from actorserve.services.transport.server_calls import CallRecord, OnEnd, Translate
+from actorserve.services.transport.server_connection import ServerConnection
 from actorserve.services.transport.server_stream import ServerStream
 from actorserve.services.transport.tls import Certificates, PeerIdentity, handshake
 

@@ -1,7 +1,7 @@
 """What is under a call of the server: what is known of it, its waits, and how it can end.
 
 What lives here: `ServerCall`, the base of `ServerStream`, what it needs of its connection, and the deadline.
-What must not: messages (server_stream.py), deciding what an exception means (server_connection.py).
+What must not: messages (server_stream.py), deciding what an exception means (server_calls.py).
 
 Rules
 1. A unary answer is held until the method returns and then leaves whole, in one append: headers, message, trailers.

@@ -1,7 +1,7 @@
 """What a connection knows: its settings and the peer's, its streams by id, the windows of what is received.
 
 What lives here: state and the calls of a driver that change it: open, consume, reset, release, PING, GOAWAY.
-What must not: parsing frames (connection.py), clocks, sockets, trio, gRPC.
+What must not: parsing frames (connection_frames.py and up), clocks, sockets, trio, gRPC.
 
 Rules
 1. A receive window counts from our settings; until the peer has acknowledged them it may use the default (§6.5.3), so
@@ -9,10 +9,12 @@ Rules
 2. What nobody will read is given back to the connection's window at once (§6.9).
 3. A server that ends a stream before its client has, resets it with NO_ERROR (§8.1).
 4. Ids of streams that were reset are remembered a while, with who did it: frames on them may still be on their way.
+   So are ranges of ids that a client skipped, which closes them (§5.1.1).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from actorserve.services.transport import frames as f
@@ -22,6 +24,7 @@ from actorserve.services.transport.outgoing import Outgoing
 from actorserve.services.transport.patience import Patience
 
 REMEMBERED_RESETS = 1024
+REMEMBERED_SKIPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,12 @@ class State(Outgoing):
         self.settings = settings
         self.streams: dict[int, s.Stream] = {}
         self.peer_max_streams = f.MAX_STREAM_ID
-        self.peer_max_header_list = f.MAX_WINDOW  # unless the peer says less
-        self.peer_max_header_list = f.MAX_WINDOW  # advisory (§6.5.2)
+        self.peer_max_header_list = f.MAX_WINDOW  # unless the peer says less; advisory (§6.5.2)
         self.goaway_sent: int | None = None  # last stream id told in the last GOAWAY
         self._next_id = 1
         self._highest = 0  # highest id that the peer (server) or we (client) opened
         self._resets: dict[int, bool] = {}  # id -> by us?
+        self._skipped: deque[range] = deque(maxlen=REMEMBERED_SKIPS)  # ids that the client passed over
         self._receive_window = s.ReceiveWindow(f.DEFAULT_WINDOW, settings.connection_window)
         self._initial_receive = max(settings.stream_window, f.DEFAULT_WINDOW)
         self._settings_acked = False
@@ -144,7 +147,7 @@ class State(Outgoing):
             self.peer_max_frame = value
         elif key == f.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
-        elif key == f.MAX_HEADER_LIST_SIZE or key == f.MAX_HEADER_LIST_SIZE:
+        elif key == f.MAX_HEADER_LIST_SIZE:
             self.peer_max_header_list = value
         elif key == f.ENABLE_PUSH and value and self.client:
             raise ConnectionFault(f.PROTOCOL_ERROR, "a server cannot enable push")

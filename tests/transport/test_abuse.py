@@ -190,9 +190,17 @@ def test_settings_cost_once_however_often_they_change():
     core.receive(b"".join(heads(number) for number in range(1, 401, 2)), 0.0)
     moves = []
     core._window_opened = moves.append
-    core.receive(f.encode_settings([(f.INITIAL_WINDOW_SIZE, size) for size in range(2000)]), 0.0)
+    core.receive(f.encode_settings([(f.INITIAL_WINDOW_SIZE, size) for size in range(500)]), 0.0)
 
     assert len(moves) == 200
+
+
+def test_a_frame_of_many_settings_counts_as_many():
+    """No peer needs more than a few: a thousand in one frame are not even looked at."""
+    core = server()
+    crowd = [(f.INITIAL_WINDOW_SIZE, size) for size in range(1000)]
+    assert faults(core, f.encode_settings(crowd)) == [(CALM, "too many settings")]
+    assert core.peer_initial_window == f.DEFAULT_WINDOW
 
 
 def test_small_data_frames_cost_no_more_than_large_ones():
@@ -298,9 +306,9 @@ def test_mutated_frames_never_grow_memory(random, client):
     assert len(core.streams) <= 256
     assert held <= 4_194_304
     assert len(core._buffer) <= 16_393
-    assert len(core._block) <= 65_536
+    assert len(core._blocks.waiting) <= 65_536
     assert len(core._resets) <= 1024
-    assert len(core._known) <= 16
+    assert len(core._blocks._known) <= 16
 
 
 def test_known_blocks_are_forgotten_when_the_table_changes():

@@ -148,7 +148,10 @@ SERVER: list[tuple[str, str, bytes, Check]] = [
         told(OPENED, "StreamReset"),
     ),
     ("5.1.1", "even ids are the server's", heads(2), broken(f.PROTOCOL_ERROR)),
-    ("5.1.1", "ids only rise", heads(5, flags=END) + heads(3), broken(f.STREAM_CLOSED, 5)),
+    ("5.1.1", "ids only rise", heads(5, flags=END) + heads(3), broken(f.PROTOCOL_ERROR, 5)),
+    ("5.1.1", "ids only rise, from the first", heads(3) + heads(1), broken(f.PROTOCOL_ERROR, 3)),
+    ("5.1", "skipped, so closed: DATA", heads(3) + f.encode(f.DATA, 0, 1, b"x"), broken(f.STREAM_CLOSED, 3)),
+    ("5.1", "skipped, so closed: RST_STREAM is fine", heads(3) + f.encode_rst_stream(1, 8), told(OPENED)),
     ("5.1.1", "ids may skip", heads(1) + heads(99), told(OPENED, OPENED)),
     ("5.1.2", "above MAX_CONCURRENT_STREAMS", heads(1) + heads(3) + heads(5), reset(5, f.REFUSED_STREAM)),
     (
@@ -374,6 +377,18 @@ def test_the_servers_side(section, title, data, check, whole):
         for stream in list(core.streams.values()):
             core.reset(stream, f.CANCEL)
         assert names(core.receive(heads(201, flags=END))) == [OPENED]
+
+
+def test_ids_that_were_used_are_told_from_ids_that_were_skipped():
+    """5.1, 5.1.1: HEADERS on a stream that has ended is STREAM_CLOSED, on one that never was PROTOCOL_ERROR."""
+    for number, code in ((3, f.STREAM_CLOSED), (1, f.PROTOCOL_ERROR), (5, f.PROTOCOL_ERROR)):
+        core = server()
+        for used in (3, 7):
+            for event in core.receive(heads(used, flags=END)):
+                core.respond(event.stream, grpc.HEAD, b"", grpc.TAIL)
+            core.take()
+        events = core.receive(heads(number))
+        broken(code, 7)(Seen(events, bytes(core.take()), core))
 
 
 def test_the_preface_must_be_right():
