@@ -54,7 +54,8 @@ class VoiceActivity:
         self._device = torch.device(context.device)
         try:
             with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-                tensors = torch.jit.load(str(path), map_location=self._device).state_dict()
+                network = torch.jit.load(str(path), map_location=self._device)  # type: ignore[no-untyped-call]
+                tensors = network.state_dict()
             self._weights = weights_of(tensors)
         except (RuntimeError, KeyError) as error:
             raise LoadFailed(f"{path} does not hold Silero VAD's network: {error}") from error
@@ -90,7 +91,8 @@ class VoiceActivity:
             raise BadInput("data", f"has {len(data)} bytes; samples are signed 16 bit, so an even number is due")
         if len(data) // 2 > self._max_samples:
             raise BadInput("data", f"has {len(data) // 2} samples; one message takes {self._max_samples}")
-        return np.frombuffer(data, "<i2").astype(np.float32) / 32768
+        samples: Samples = np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+        return samples
 
     def _hear(self, streams: Sequence[_Stream], pieces: Sequence[Samples]) -> list[Answer]:
         """Give each stream its piece, window by window, all that have one at once."""
@@ -117,6 +119,6 @@ class VoiceActivity:
             together = State(*(torch.cat(rows) for rows in zip(*(stream.state for stream in streams), strict=True)))
             sound = torch.from_numpy(np.stack(windows)).to(self._device)
             probabilities, after = advance(self._weights, sound, together)
-            for stream, *rows in zip(streams, *(tensor.split(1) for tensor in after), strict=True):
+            for stream, *rows in zip(streams, *(torch.split(tensor, 1) for tensor in after), strict=True):
                 stream.state = State(*rows)
             return [float(one) for one in probabilities.cpu()]

@@ -146,13 +146,6 @@ async def test_gathered_answer_too_large(autojump_clock):
             await stub.Predictions(PredictionsRequest(model_name="m", input={"data": b"x" * 10, "count": b"101"}))
 
 
-async def test_stream_predictions_2(autojump_clock):
-    """What the contract has and the server does not yet answers UNIMPLEMENTED and says what there is instead."""
-    async with testing.serve(models(m={}), workers="scripted") as app, asker(app) as ask:
-        async with refused(Status.UNIMPLEMENTED, "StreamPredictions2 is not served yet"):
-            await ask.inference.StreamPredictions2([PredictionsRequest(model_name="m")])
-
-
 async def send(ask, metadata, data=b"metadata"):
     """Predictions with metadata: the answer or error, and the trailers."""
     trailers = {}
