@@ -6,6 +6,7 @@ is READY (`learn`). Who is next in a lane is decided by order.py or, with tenant
 
 `ask` never waits: full -> Overloaded, and a mailbox that must not be used raises its refusal. Closing the
 door (`close`) IS drain: what is queued is still taken. What must not live here: who runs a replica.
+Over 250 lines: what is queued, and everybody who may change that, in one place.
 """
 
 from __future__ import annotations
@@ -261,8 +262,12 @@ class Mailbox:
             if self.refusal is not None and not self.closed:
                 fail_quietly(envelope.reply, self.refusal())
                 continue
+            lane = self._lanes.get(type(envelope.message))
+            if lane is None:
+                fail_quietly(envelope.reply, self._misfit(envelope.message))
+                continue
             envelope.reply.on_abandon = lambda envelope=envelope: self._discard(envelope)
-            self._lanes[type(envelope.message)].restore(envelope)
+            lane.restore(envelope)
         self.wake_next()
 
     def wake_next(self) -> None:

@@ -18,7 +18,16 @@ from actorserve.actors.claims import Claims
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import Capabilities, Generate, Infer, OpenSequence
 from actorserve.actors.wire import Outcome
-from actorserve.errors import BadInput, ConfigError, Expired, NoWorkers, Overloaded, TooLarge, TooManySequences
+from actorserve.errors import (
+    BadInput,
+    ConfigError,
+    Expired,
+    NoWorkers,
+    Overloaded,
+    TooLarge,
+    TooManySequences,
+    Unsupported,
+)
 from actorserve.scripted import ScriptedWorker
 
 BOTH = Capabilities(infer=True, generate=True)
@@ -317,6 +326,20 @@ async def test_leaving_costs_the_same_however_many_wait():
 
     assert (0, 0) == (mailbox.waiting, mailbox.batch_lane.garbage)
     assert most > 1000  # so leaving does not search the queue
+
+
+async def test_what_comes_back_to_another_handler():
+    """What was sent ahead and is not answered by the handler that came after ends, and takes no place."""
+    mailbox = box()
+    mailbox.learn(BOTH)
+    reply = ask(mailbox, "x")
+    taken = mailbox.take(mailbox.batch_lane, 1)
+    mailbox.learn(Capabilities(infer=False, generate=False, sequences=True))
+    mailbox.put_back(taken)
+    with pytest.raises(Unsupported):
+        await reply.wait()
+
+    assert 0 == mailbox.waiting
 
 
 # --- conservation -------------------------------------------------------------------------------------
