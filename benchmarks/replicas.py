@@ -80,5 +80,6 @@ def run() -> None:
         "MiB for each further one",
     )
     rows = [("1", f"{one:.0f}", f"{private_one:.0f}", "", "", "")]
-    rows.append((str(REPLICAS), f"{many:.0f}", f"{private:.0f}", f"{seconds:.2f}", f"{cpu:.2f}", f"{each:.0f}"))
+    took = (f"{seconds:.2f}", f"{cpu:.2f}")
+    rows.append((str(REPLICAS), f"{many:.0f}", f"{private:.0f}", *took, f"{each:.0f}"))
     show(f"SmolLM2-135M on CPU, each replica after {TOKENS} tokens", head, rows)

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actorserve.actors import wire
+from actorserve.actors import in_hand, wire
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Frame, FrameReader, Item, Kind, Outcome
 from actorserve.actors.worker_batches import Batches, forwards
 from actorserve.actors.worker_engine import Engine
 from actorserve.actors.worker_items import Arrival, Flags
+from actorserve.errors import TooLarge
 from actorserve.handlers.base import Request, Step
 
 Action = tuple[Any, ...]
@@ -347,6 +348,15 @@ def test_each_item_has_its_own_ending(weights: list[Any]) -> None:
         else:
             assert results[id][1:3] == (Outcome.OK, b"%d" % id)
     assert all(sum(weights[id - 1] for id in forward) <= 10 for forward in handler.forwards)
+
+
+def test_too_large_names_both_sizes() -> None:
+    """The server's half: the error of TOO_LARGE says how heavy the item is, and what the limit is."""
+    error = in_hand.failure(Outcome.TOO_LARGE, wire.too_large_data(11, 10))
+
+    assert isinstance(error, TooLarge)
+    assert (error.size, error.limit) == (11, 10)
+    assert "of 11 units" in str(error)
 
 
 def test_without_a_limit_nothing_is_weighed() -> None:
