@@ -274,7 +274,7 @@ def serve(end: Wire, inbox: SimpleQueue[list[Arrival]], find: Callable[[Sequence
         inbox=inbox,
         flags=flags,
         send=end.send,
-        batch_size=int(content["batch_size"]),
+        batch_size=int(content.get("batch_size", 32)),
         max_batch_weight=int(content.get("max_batch_weight", 0)),
     ).run()
     if callable(getattr(handler, "close", None)):
