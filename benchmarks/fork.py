@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from actorserve.actors import wire
-from actorserve.actors.forkserver import Forkserver, ProcessSpawner
+from actorserve.actors.forkservers import Forkservers, ProcessSpawner
 from actorserve.actors.messages import ChildSpec, ModelSpec
 from actorserve.actors.wire import Kind
 from actorserve.actors.worker_process import Worker
@@ -60,12 +60,12 @@ async def one(spawner: ProcessSpawner) -> tuple[float, float]:
 
 async def main(count: int) -> None:
     """Measure and print."""
-    forkserver = Forkserver()
-    spawner = ProcessSpawner(forkserver)
+    forkservers = Forkservers(Path.cwd())
+    spawner = ProcessSpawner(forkservers)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(forkserver.run)
         began = time.perf_counter()
-        await forkserver.wait_warm()
+        await nursery.start(forkservers.run)
+        await forkservers.shared.wait_warm()
         print(f"forkserver warm after {time.perf_counter() - began:.2f} s")
         forks, readies = zip(*[await one(spawner) for _ in range(count)], strict=True)
         for name, figures in (("fork", forks), ("READY", readies)):
