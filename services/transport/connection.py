@@ -32,7 +32,7 @@ UNBOUNDED = 1 << 60
 # What a frame costs (rule 3), by its type, the last for unknown ones: how much at least, and shifted so far to the
 # right, its size adds to that. DATA is passed on, not looked at.
 _PASSED, _READ = 24, 6
-COSTS = (1, 8, 1, 4, 1, 1, 1, 1, 1, 1, 1)
+COSTS = (1, 3, 1, 2, 1, 1, 1, 1, 1, 1, 1)
 SHIFTS = (_PASSED, _READ, _PASSED, _PASSED, _READ, _PASSED, _PASSED, _PASSED, _PASSED, _READ, _PASSED)
 
 

@@ -30,7 +30,7 @@ from actorserve.services.transport.watch import Drain, End, Ping, Watch
 LINGER_S = 1.0
 READ_SIZE = 65_536
 LINGER_READS = 64
-TURN = 64  # of cost: 64 small frames, or 7 calls begun, or some 4 KiB of header fields
+TURN = 64  # of cost: 64 small frames, or 16 calls, or some 4 KiB of header fields
 _DRAIN_PING = b"draining"
 _KEEPALIVE_PING = b"keepaliv"
 _LOST = (trio.BrokenResourceError, trio.ClosedResourceError)

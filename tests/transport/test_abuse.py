@@ -354,3 +354,16 @@ def test_walking_a_block_keeps_the_decoders_from_panics(octets):
             assert found is None or found.code == f.COMPRESSION_ERROR
     else:
         assert found.code == f.COMPRESSION_ERROR
+
+
+def test_a_turn_is_paid_for_by_what_its_frames_cost():
+    """Large header lists and calls take more of a turn than small frames; only the last frame overdraws it."""
+    wide = f.encode_headers(1, block((b"x-key", b"v" * 9000)), f.DEFAULT_MAX_FRAME, end=True)
+    for wire, answers in ((wide + PING, 0), (heads(1) + heads(3) + heads(5) + PING, 0), (PING * 12, 8)):
+        core = server()
+        core.receive(wire, 0.0, 8)
+        assert core.more
+        assert core.take().count(f.encode(f.PING, f.ACK, 0, bytes(8))) == answers
+        while core.more:
+            core.receive(b"", 0.0, 8)
+        assert not core._buffer
