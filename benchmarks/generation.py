@@ -81,18 +81,18 @@ async def _newcomers(method: Method) -> tuple[float, float]:
     gaps: list[float] = []
     running = [asyncio.create_task(_run_on(method, gaps)) for _ in range(STREAMS - 1)]
     await asyncio.sleep(SETTLE_S)
-    gaps.clear()
-    await asyncio.sleep(SETTLE_S)
-    step = median(gaps)
-    firsts = []
+    step, steps, firsts = median(gaps[-20:]), [], []
     for _ in range(NEWCOMERS):
+        await asyncio.sleep(2 * step)  # nothing of the last newcomer is left
+        gaps.clear()
         await asyncio.sleep(random.uniform(2, 4) * step)  # noqa: S311 - any moment of a step
+        steps += gaps
         began = time.perf_counter()
         firsts.append((await _times(method, {"data": PROMPT, "max_tokens": b"1"}))[0] - began)
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
-    return step, median(firsts)
+    return median(steps), median(firsts)
 
 
 async def _round(server: Server) -> Round:
