@@ -76,8 +76,8 @@ class Soak:
         return int(self.server.process.num_fds())
 
     def slope(self) -> float:
-        """KiB a minute, the first third left out."""
-        kept = self.samples[len(self.samples) // 3 :]
+        """KiB a minute, the first half left out."""
+        kept = self.samples[len(self.samples) // 2 :]
         slopes = [
             (later[1] - sooner[1]) / (later[0] - sooner[0])
             for place, sooner in enumerate(kept)

@@ -22,16 +22,17 @@ from attacks.kinds import ATTACKS, HALF_TLS, PLAIN, SHUT, TLS, Attack
 AGAIN_S = 0.25  # before a connection that was closed is made anew
 MOST = 3  # times as many connections in all as at a time, but
 FEW = 2000  # may be made anyway
-ESTABLISHED = 1  # TCP's state in the kernel's tcp_info
+UNREAD_S = 5.0  # a peer that does not read cannot see that it is closed: it looks after so long, past every timeout
 
 
 class Attacker:
     """All connections of one attack."""
 
-    def __init__(self, attack: Attack, ports: dict[str, int]) -> None:
+    def __init__(self, attack: Attack, ports: dict[str, int], most: int | None = None) -> None:
+        """`most`: connections in all; None: many."""
         self.attack = attack
         self._port = ports[PLAIN if attack.over == PLAIN else TLS]
-        self._most = max(FEW, MOST * attack.connections)
+        self._most = most or max(FEW, MOST * attack.connections)
         self.made = 0
         self.closed: Counter[str] = Counter()
         self._lasted: list[float] = []
@@ -79,7 +80,8 @@ class Attacker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send, stream)
             if not self.attack.reads:
-                await _wait_closed(bare)
+                await trio.sleep(UNREAD_S)
+                bare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)  # what is left comes in no time
             how = await _farewell(stream, frames=self.attack.over != HALF_TLS)
             nursery.cancel_scope.cancel()
         return how
@@ -125,17 +127,9 @@ async def _farewell(stream: trio.abc.Stream, *, frames: bool) -> str:
     return how
 
 
-async def _wait_closed(stream: trio.SocketStream) -> None:
-    """Wait until the peer has closed, without reading. What it has sent until then can still be read."""
-    while not stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-        if stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED:
-            return
-        await trio.sleep(0.1)
-
-
 async def all_at_once(ports: dict[str, int], seconds: float) -> None:
     """Run every attack, one connection each, until each has been closed."""
-    attackers = {name: Attacker(replace(attack, connections=1), ports) for name, attack in ATTACKS.items()}
+    attackers = {name: Attacker(replace(attack, connections=1), ports, 1) for name, attack in ATTACKS.items()}
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
             for attacker in attackers.values():

@@ -32,13 +32,21 @@ BLOCK = hpack.encode_pairs(PAIRS)
 OPEN, WHOLE = f.END_HEADERS, f.END_HEADERS | f.END_STREAM
 
 
+CALM = "GOAWAY ENHANCE_YOUR_CALM"
+BROKEN = "GOAWAY PROTOCOL_ERROR"
+SILENT = "GOAWAY SETTINGS_TIMEOUT"
+SHUT = "closed without GOAWAY"
+PLAIN, TLS, HALF_TLS = "tcp", "tls", "half-open tls"  # HALF_TLS: to the TLS listener, but what is sent is sent as it is
+
+
 def message(size: int) -> bytes:
     """Give a request's message with its prefix."""
     body = PredictionsRequest(model_name="echo", input={"data": bytes(size)}).SerializeToString()
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 
-SMALL, LARGE = message(16), message(12_000)
+SMALL, LARGE, HUGE = message(16), message(12_000), message(100_000)
+FRAME = 16_000
 
 
 def headers(number: int, flags: int = OPEN, block: bytes = BLOCK) -> bytes:
@@ -48,14 +56,9 @@ def headers(number: int, flags: int = OPEN, block: bytes = BLOCK) -> bytes:
 
 def call(number: int, body: bytes = SMALL) -> bytes:
     """Make a whole call."""
-    return headers(number) + f.encode(f.DATA, f.END_STREAM, 2 * number + 1, body)
-
-
-CALM = "GOAWAY ENHANCE_YOUR_CALM"
-BROKEN = "GOAWAY PROTOCOL_ERROR"
-SILENT = "GOAWAY SETTINGS_TIMEOUT"
-SHUT = "closed without GOAWAY"
-PLAIN, TLS, HALF_TLS = "tcp", "tls", "half-open tls"  # HALF_TLS: to the TLS listener, but what is sent is sent as it is
+    pieces = [body[at : at + FRAME] for at in range(0, len(body), FRAME)]
+    data = [f.encode(f.DATA, f.END_STREAM * (n == len(pieces)), 2 * number + 1, one) for n, one in enumerate(pieces, 1)]
+    return headers(number) + b"".join(data)
 
 
 def calls(first: int, end: int, body: bytes) -> bytes:
@@ -149,7 +152,9 @@ ATTACKS: dict[str, Attack] = {
         lambda n: b"".join(
             headers(m, OPEN, ZIPPED) + f.encode(f.DATA, f.END_STREAM, 2 * m + 1, GZIP_BOMB)
             for m in range(n * 10, n * 10 + 10)
-        )
+        ),
+        pause_s=0.1,
+        ends=(CALM, "GOAWAY FLOW_CONTROL_ERROR"),  # for bombs, or where they wait so long that the window is overrun
     ),
     "junk": Attack(lambda _: DICE.randbytes(2000), ends=("GOAWAY",)),
     "http1": Attack(lambda _: b"", preface=b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", portions=1, ends=(BROKEN,)),
@@ -163,9 +168,10 @@ ATTACKS: dict[str, Attack] = {
         lambda n: calls(n * 10, n * 10 + 10, LARGE), 4, portions=FAULTS // 10, settings=CLOSED_WINDOW
     ),
     "never_reads": Attack(
-        lambda n: calls(n * 10, n * 10 + 10, LARGE) if n else f.encode_window_update(0, 2**30),
+        lambda n: calls(n * 10, n * 10 + 10, HUGE) if n else f.encode_window_update(0, 2**30),
         2,
-        portions=25,
+        0.1,
+        portions=15,  # 14 MB of answers: more than the kernels take
         settings=((f.INITIAL_WINDOW_SIZE, 2**30),),
         reads=False,
         ends=(SHUT,),
