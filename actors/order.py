@@ -149,6 +149,8 @@ class Line(Generic[Q]):
             else:
                 expired.append(entry)
         self.count -= len(taken) + len(expired)
+        if self.garbage > self.count:
+            self._tidy()
         return taken, expired
 
     def _take_ranked(self, count: int, now: float) -> tuple[list[Q], list[Q]]:
@@ -173,6 +175,8 @@ class Line(Generic[Q]):
         """Let the head out."""
         self._level(head.priority).popleft()
         self._leave(head)
+        if self.garbage > self.count:
+            self._tidy()
 
     def newest(self) -> Q:
         """The one that came last; there must be one."""
@@ -187,10 +191,14 @@ class Line(Generic[Q]):
         self._leave(entry)
         self.garbage += 1
         if self.garbage > self.count:
-            live = list(self)
-            self._forget()
-            for other in live:
-                self._level(other.priority).append(other)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go of those that have left: they hold what their callers sent."""
+        live = list(self)
+        self._forget()
+        for other in live:
+            self._level(other.priority).append(other)
 
     def _leave(self, entry: Q) -> None:
         entry.lane = None

@@ -105,6 +105,11 @@ class ScriptedWorker:
         """Answer the next item of a sequence; raising ends the sequence."""
         return inputs.get("data", b"")
 
+    @property
+    def open_streams(self) -> int:
+        """How many streams and sequences it has."""
+        return len(self._streams)
+
     def crash(self, status: int = SIGKILL) -> None:
         """Die now, with nothing more said."""
         self.process.end(status)

@@ -145,10 +145,10 @@ class Pair:
 
     def check(self) -> None:
         lane = self.lane
+        assert 0 <= lane.garbage <= lane.count
         assert sorted(item.number for item in self.live) == [item.number for item in lane]
         assert len(self.live) == lane.count == len(lane)
         assert min((item.arrival for item in self.live), default=NEVER) == lane.oldest_arrival()
-        assert 0 <= lane.garbage <= lane.count
         assert all(item.lane is lane for item in self.live)
         if lane.max_weight:
             assert sum(item.weight for item in self.live) == lane.weight
@@ -282,6 +282,20 @@ def test_heavy_items_of_many_tenants_cost_no_rounds():
 
     assert {1} == set(map(len, batches))
     assert ends <= 4 * MOST_TENANTS
+
+
+@pytest.mark.parametrize("priority", [0, 3])
+def test_who_left_behind_the_last_is_let_go(priority):
+    """Never more is kept than lives, where those who left stood behind those who are taken: at last nothing is."""
+    line = Line()
+    items = [Item(number, priority=priority) for number in range(4)]
+    for item in items:
+        line.push(item)
+    line.discard(items[2])
+    line.discard(items[3])
+    for left in (1, 0):
+        line.take(1, 0.0)
+        assert left == line.count >= line.garbage
 
 
 def test_light_items_pay_for_their_place():
