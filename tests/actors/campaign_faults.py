@@ -3,11 +3,12 @@
 What must not live here: callers, the operator, the rules (campaign_life.py).
 """
 
-# ruff: noqa: S311, C901  # dice, not secrets; a worker with many faults
+# ruff: noqa: C901  # dice, not secrets; a worker with many faults
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import trio
 
@@ -17,13 +18,13 @@ from actorserve.scripted import ScriptedWorker
 MEGABYTE = 1 << 20
 
 
-def faulty(dice: random.Random) -> type[ScriptedWorker]:
-    """A handler: what it can do, and how often it does it wrong."""
+def faulty(dice: random.Random, is_calm: Callable[[], bool]) -> type[ScriptedWorker]:
+    """A handler: what it can do, and how often it does it wrong, until all is calm."""
     fault_rate = dice.choice([0.0, 0.02, 0.1, 0.3])
     changes = dice.random() < 0.05  # each incarnation may be another handler, as after a new deployment
 
     def strikes() -> bool:
-        return dice.random() < fault_rate
+        return not is_calm() and dice.random() < fault_rate
 
     class Faulty(ScriptedWorker):
         def __init__(self, *given):
