@@ -6,6 +6,8 @@ import resource
 import time
 from pathlib import Path
 
+from actorserve.errors import BadInput
+
 HERE = Path(__file__).parent
 
 
@@ -13,6 +15,7 @@ class Faulty:
     """`data` is a command and perhaps an argument, by a space."""
 
     def load(self, context):
+        self.grown = []
         time.sleep(float(context.options.get("load_s", 0)))
         if weights := context.options.get("weights"):
             from safetensors.numpy import load_file  # noqa: PLC0415  # in workers only
@@ -29,7 +32,7 @@ class Faulty:
             time.sleep(0.01)
             yield str(n)
 
-    def do(self, command, argument=""):
+    def do(self, command, argument=""):  # noqa: C901  # a branch for each command
         match command:
             case "echo":
                 return argument
@@ -45,6 +48,35 @@ class Faulty:
             case "memory":  # as a container's limit does: the next allocation fails
                 resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
                 return str(len(bytearray(1 << 30)))
+            case "grow":
+                self.grown.append(b"x" * (int(argument) << 20))
+            case "where":
+                return os.environ["CAMPAIGN"]
+            case "package":
+                return __import__("fruit").VERSION
             case "hang":
-                time.sleep(600)
-        return ""
+                time.sleep(float(argument))
+        return argument
+
+
+class Stateful(Faulty):
+    """The same in sequences, whose states it watches: BROKEN in the log is a bug of the server."""
+
+    def open(self, request):
+        return {"heard": [], "released": False}
+
+    def feed(self, states, requests):
+        if len(states) != len({id(state) for state in states}) or any(state["released"] for state in states):
+            print("BROKEN: fed twice, or after its end", flush=True)
+        for state, request in zip(states, requests, strict=True):
+            state["heard"].append(request.inputs["data"])
+        answers = []
+        for request in requests:
+            command, argument = request.inputs["data"].decode().split()
+            answers.append(BadInput("data", "this item alone") if command == "bad" else self.do(command, argument))
+        return answers
+
+    def release(self, state):
+        if state["released"]:
+            print("BROKEN: released twice", flush=True)
+        state["released"] = True

@@ -1,11 +1,14 @@
 """A campaign of faults against a real server with real workers: seeded lives of a model each, and the rules of each.
 
 `python tests/campaign/real_lives.py [--lives 200] [--first 0]` is the long form (`just campaign`); the suite runs a
-short one. A life registers a model, asks it from many sides, meanwhile kills, stops and breaks what it can, then
-looks whether everything has come to rest, and unregisters it. Several lives share one server, which must outlive all.
+short one. A life registers a model, or is the guest of one of the config's, asks it from many sides, meanwhile
+kills, stops, scales and breaks what it can, then looks whether everything has come to rest, and unregisters it.
+Several lives share one server (real_server.py), which must outlive all.
 
-The rules: every call ends once, with a status of contracts §5, within its deadline + 1 s; at rest every worker is
-READY, or FAILED with a reason; afterwards no process of the model and no descriptor of the server is left.
+The rules: every call ends once, with a status of contracts §5, within its deadline + 1 s; each message of a
+StreamPredictions2 has one reply, in the order of its sequence; at rest every worker is READY, or FAILED with a
+reason, or there is none where none is wanted; afterwards no process of the model and no descriptor of the server is
+left.
 """
 
 # ruff: noqa: S311, ASYNC109, ASYNC240, PT017  # dice, not secrets; a call's timeout; /proc does not block; checks in an except
@@ -15,35 +18,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import trio
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
+from real_server import APART, HANDLER, LIMITS, SERVER_LIMIT_S, THREADED, Campaign, campaign, send
 
-from actorserve.client import Channel
-from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
-from actorserve.proto.inference_pb2 import PredictionsRequest
-from actorserve.proto.management_grpc import ManagementAPIsServiceStub
-from actorserve.proto.management_pb2 import DescribeModelRequest, RegisterModelRequest, UnregisterModelRequest
-from actorserve.testing import descendants
+from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
+from actorserve.proto.management_pb2 import RegisterModelRequest, ScaleWorkerRequest, UnregisterModelRequest
 
-HANDLER = Path(__file__).parent / "campaign_handler.py"
 AT_ONCE = 4
-SERVER_LIMIT_S = 6.0  # request_timeout_s: the deadline of a call that brings none
 REST_S = 60.0
 EXPECTED = frozenset(
     (
@@ -54,9 +45,12 @@ EXPECTED = frozenset(
         Status.RESOURCE_EXHAUSTED,  # the queue was full
     )
 )
-COMMANDS = ["echo hello"] * 14 + ["sleep 0.1", "sleep 0.5", "raise", "segfault", "exit", "memory", "hang"]
+IN_BAND = EXPECTED | {Status.NOT_FOUND, Status.INVALID_ARGUMENT}  # the sequence has ended; the item was bad
+HARMLESS = ["echo hello"] * 24 + ["sleep 0.1", "sleep 0.5", "raise"]
+IN_A_THREAD = [*HARMLESS, "hang 2", "hang 4"]  # one that cannot be killed returns in time, or is given up
+IN_A_PROCESS = [*HARMLESS, "where", "grow 40", "segfault", "exit", "memory", "hang 600"]
 LOADS: tuple[dict[str, Any], ...] = (
-    *({},) * 10,
+    *({},) * 20,
     {"load_s": 1.0},
     {"load_s": 30.0},  # longer than startup_timeout_s
     {"weights": "corrupt.safetensors"},
@@ -65,121 +59,58 @@ LOADS: tuple[dict[str, Any], ...] = (
 )
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
-
-
-class Victim:
-    """The server's process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store = folder / "store"
-        self.store.mkdir()
-        self.port = free_port()
-        self._log = folder / "log"
-        config = folder / "config.toml"
-        config.write_text(
-            f'[server]\nmodel_store = "{self.store}"\ngrace_s = 5\n[log]\naccess = false\nformat = "json"\n'
-            f'[listeners.all]\naddress = "127.0.0.1:{self.port}"\nservices = ["inference", "management"]\n'
-            f"request_timeout_s = {SERVER_LIMIT_S}\n[models.steady]\n"
-            'handler = "actorserve.handlers.echo:Echo"\n'
-        )
-        with self._log.open("wb") as log:
-            self.popen = subprocess.Popen([sys.executable, "-m", "actorserve", str(config)], stdout=log, stderr=log)
-
-    def descriptors(self) -> int:
-        """How many the server has open."""
-        return len(os.listdir(f"/proc/{self.popen.pid}/fd"))
-
-    def forkserver(self) -> int | None:
-        """The forkserver's pid, if it runs: the one child that leads a session."""
-        leaders = [pid for pid in descendants(self.popen.pid) if is_leader(pid)]
-        return leaders[0] if leaders else None
-
-    def log(self) -> str:
-        """What the server has said."""
-        return self._log.read_text(errors="replace")
-
-    def stop(self) -> int:
-        """Drain it; its exit status."""
-        self.popen.send_signal(signal.SIGTERM)
-        try:
-            return self.popen.wait(30)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            return self.popen.wait()
-
-
-def is_leader(pid: int) -> bool:
-    """Whether a process leads its session; False if it has gone."""
-    try:
-        return os.getsid(pid) == pid
-    except ProcessLookupError:
-        return False
-
-
-def send(pid: int | None, number: int) -> None:
-    """Signal a process that may have gone."""
-    if pid is not None and pid > 0:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-@dataclass
-class Campaign:
-    """What the lives share."""
-
-    victim: Victim
-    inference: InferenceAPIsServiceStub
-    management: ManagementAPIsServiceStub
-    kinds: Counter[str]
-
-    async def workers(self, model: str) -> list[dict[str, Any]]:
-        """The workers as DescribeModel shows them."""
-        reply = await self.management.DescribeModel(DescribeModelRequest(model_name=model), timeout=10)
-        (version,) = json.loads(reply.msg)
-        found: list[dict[str, Any]] = version["workers"]
-        return found
-
-
 class Life:
-    """One model, from its registration to its end."""
+    """One model, from its registration to its end; or one of the config's for a while."""
 
     def __init__(self, seed: int, campaign: Campaign) -> None:
         self.dice = random.Random(seed)
         self.campaign = campaign
-        self.name = f"life-{seed}"
-        self.workers = self.dice.choice([1, 1, 2])
+        self.guest = self.dice.choice(["", "", "", "", THREADED, APART])
+        self.name = self.guest or f"life-{seed}"
+        self.commands = IN_A_THREAD if self.guest == THREADED else IN_A_PROCESS
+        self.least = self.dice.choice([0, 1, 1, 2])
+        self.most = self.least + self.dice.choice([0, 1, 2] if self.least else [1, 2])
         self.calls = self.dice.choice([6, 15, 30])
         self.endings: Counter[int] = Counter()
 
     def write_folder(self) -> None:
         """The model's folder in the store."""
+        dice = self.dice
         folder = self.campaign.victim.store / self.name
         folder.mkdir()
         shutil.copy(HANDLER, folder)
-        (folder / "corrupt.safetensors").write_bytes(bytes(self.dice.randrange(256) for _ in range(200)))
-        load = self.dice.choice(LOADS)
+        (folder / "corrupt.safetensors").write_bytes(bytes(dice.randrange(256) for _ in range(200)))
+        load = dice.choice(LOADS)
         options = "\n".join(f"{key} = {json.dumps(value)}" for key, value in load.items())
-        restarts = self.dice.choice([0, 2] if load else [0, 5, 20, 20])  # so that a load that never ends well gives up
+        restarts = dice.choice([0, 2] if load else [0, 5, 20, 20])  # so that a load that never ends well gives up
+        weight = dice.choice(['"count"', '"count"', '"bytes"\nmax_batch_weight = 64'])
+        restart = dice.choice([*["transient"] * 4, "permanent", "permanent", "temporary"])
+        replaces = restart != "temporary"
         (folder / "model.toml").write_text(
-            'handler = "campaign_handler:Faulty"\nresponse_timeout_s = 1.5\nstartup_timeout_s = 4\n'
-            f"max_restarts = {restarts}\nqueue_size = {self.dice.choice([4, 100])}\n"
-            f"batch_size = {self.dice.choice([1, 4, 16])}\n[options]\n{options}\n"
+            f'handler = "campaign_handler:{dice.choice(["Faulty", "Stateful"])}"\n{LIMITS}'
+            f"workers = {{ min = {self.least}, max = {self.most} }}\ntarget_ongoing_requests = 1\n"
+            f"upscale_delay_s = {dice.choice([0, 0.3])}\ndownscale_delay_s = {dice.choice([0.5, 1.5])}\n"
+            f'restart = "{restart}"\nmax_requests_per_worker = {dice.choice([0, 0, 3, 20]) * replaces}\n'
+            f"max_worker_memory_mb = {dice.choice([0, 100]) * replaces}\n"
+            f'tenant_key = "{dice.choice(["", "who"])}"\nweight = {weight}\nmax_sequences = {dice.choice([2, 100])}\n'
+            f"max_restarts = {restarts}\nqueue_size = {dice.choice([4, 100])}\n"
+            f'batch_size = {dice.choice([1, 4, 16])}\nenv = {{ CAMPAIGN = "{self.name}" }}\n[options]\n{options}\n'
         )
 
     async def run(self) -> None:
         """Live; AssertionError where a rule is broken."""
-        self.write_folder()
-        request = RegisterModelRequest(url=self.name, model_name=self.name, initial_workers=self.workers)
-        await self.campaign.management.RegisterModel(request, timeout=20)
+        if not self.guest:
+            self.write_folder()
+            request = RegisterModelRequest(url=self.name, model_name=self.name)
+            await self.campaign.management.RegisterModel(request, timeout=20)
         async with trio.open_nursery() as nursery:
             for number in range(self.calls):
                 nursery.start_soon(self.caller, number)
             nursery.start_soon(self.enemy)
         assert self.endings == Counter(range(self.calls))
+        if self.guest:
+            await self.leave()
+            return
         await self.come_to_rest()
         pids = [worker["pid"] for worker in await self.campaign.workers(self.name)]
         await self.campaign.management.UnregisterModel(UnregisterModelRequest(model_name=self.name), timeout=30)
@@ -187,122 +118,192 @@ class Life:
             while any(pid > 0 and Path(f"/proc/{pid}").exists() for pid in pids):
                 await trio.sleep(0.05)
 
+    # --- callers ------------------------------------------------------------------------------
+
     async def caller(self, number: int) -> None:
         """One call, with or without a deadline, perhaps given up half-way."""
         dice = self.dice
         await trio.sleep(dice.uniform(0, 3))
         timeout = dice.choice([None, None, dice.uniform(0.05, 1), dice.uniform(1, 4)])
         patience = dice.choice([math.inf, math.inf, math.inf, dice.uniform(0, 2)])
-        streams, command = dice.random() < 0.3, dice.choice(COMMANDS)
-        count, pause = dice.choice([0, 3, 60]), dice.choice([0.0, 0.0, 0.05])
+        call = dice.choice([self.ask, self.ask, self.stream, self.converse])
         began = trio.current_time()
         kind = "left"
         with trio.move_on_after(patience):
-            kind = await (self.stream(count, pause, timeout) if streams else self.ask(command, timeout))
+            kind = await call(timeout)
         took = trio.current_time() - began
         self.endings[number] += 1
         self.campaign.kinds[kind] += 1
         bound = min(SERVER_LIMIT_S if timeout is None else timeout, patience)
-        assert took <= bound + 1, f"{self.name}: {command} took {took:.2f} s of {bound:.2f} s: {kind}"
+        assert took <= bound + 1, f"{self.name}: {call.__name__} took {took:.2f} s of {bound:.2f} s: {kind}"
 
-    async def ask(self, command: str, timeout: float | None) -> str:
+    def claims(self) -> dict[str, str]:
+        """A call's metadata."""
+        return {"who": self.dice.choice("abc"), "priority": self.dice.choice("0059")}
+
+    def expected(self, command: str) -> str:
+        """What a command that does not fail answers."""
+        return self.name if command == "where" else command.partition(" ")[2]
+
+    async def ask(self, timeout: float | None, command: str = "") -> str:
         """A unary call; the name of its status."""
+        command = command or self.dice.choice(self.commands)
         request = PredictionsRequest(model_name=self.name, input={"data": command.encode()})
         try:
-            reply = await self.campaign.inference.Predictions(request, timeout=timeout)
+            reply = await self.campaign.inference.Predictions(request, timeout=timeout, metadata=self.claims())
         except GRPCError as error:
             assert error.status in EXPECTED, f"{self.name}: {command}: {error.status} {error.message}"
             return str(error.status.name)
-        assert reply.prediction.decode() == command.partition(" ")[2], f"{self.name}: {command}: {reply.prediction!r}"
+        assert reply.prediction.decode() == self.expected(command), f"{self.name}: {command}: {reply.prediction!r}"
         return "OK"
 
-    async def stream(self, count: int, pause: float, timeout: float | None) -> str:
+    async def stream(self, timeout: float | None) -> str:
         """A stream that is read; the name of its status."""
+        count, pause = self.dice.choice([0, 3, 60]), self.dice.choice([0.0, 0.0, 0.05])
         request = PredictionsRequest(model_name=self.name, input={"count": str(count).encode()})
         read = 0
         try:
-            async with self.campaign.inference.StreamPredictions.open(timeout=timeout) as stream:
+            async with self.campaign.inference.StreamPredictions.open(
+                timeout=timeout, metadata=self.claims()
+            ) as stream:
                 await stream.send_message(request, end=True)
                 async for reply in stream:
                     assert reply.prediction == str(read).encode(), f"{self.name}: chunk {read}: {reply.prediction!r}"
                     read += 1
                     await trio.sleep(pause)
         except (GRPCError, StreamTerminatedError) as error:
-            status = getattr(error, "status", Status.UNAVAILABLE)
-            assert status in EXPECTED, f"{self.name}: stream: {error}"
-            return str(status.name)
+            return self.status_of(error)
         assert read == count, f"{self.name}: {read} chunks of {count}"
         return "OK"
 
+    def status_of(self, error: GRPCError | StreamTerminatedError) -> str:
+        """The name of a stream's status."""
+        status = getattr(error, "status", Status.UNAVAILABLE)
+        assert status in EXPECTED, f"{self.name}: stream: {error}"
+        return str(status.name)
+
+    # --- StreamPredictions2 -------------------------------------------------------------------
+
+    async def converse(self, timeout: float | None) -> str:
+        """Some sequences in one call; the name of its status, each reply's is counted as well."""
+        sent: dict[str, list[str]] = {"": [], "a": [], "b": []}
+        heard: Counter[str] = Counter()
+        failure: GRPCError | StreamTerminatedError | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                async with self.campaign.inference.StreamPredictions2.open(
+                    timeout=timeout, metadata=self.claims()
+                ) as stream:
+                    await stream.send_request()
+                    nursery.start_soon(self.say, stream, sent)
+                    async for reply in stream:
+                        self.hear(reply, sent, heard)
+            except (GRPCError, StreamTerminatedError) as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            return f"conversation {self.status_of(failure)}"
+        assert heard == Counter({id: len(messages) for id, messages in sent.items()}), f"{self.name}: {sent} {heard}"
+        return "conversation OK"
+
+    async def say(self, stream: Any, sent: dict[str, list[str]]) -> None:
+        """Messages at random moments; then the half-close, or silence until the sequences expire."""
+        dice = self.dice
+        ids = dice.choice([[""], ["a"], ["", "a", "b"]])
+        try:
+            for number in range(dice.choice([0, 1, 5, 20])):
+                await trio.sleep(dice.choice([0, 0, 0.01, 0.3]))
+                id, command = dice.choice(ids), dice.choice([f"echo {number}"] * 30 + ["bad x", *self.commands])
+                command = command if " " in command else f"{command} x"
+                sent[id].append(command)
+                request = PredictionsRequest(model_name=self.name, input={"data": command.encode()})
+                if id:
+                    request.sequence_id = id
+                await stream.send_message(request)
+            if dice.random() < 0.8:
+                await stream.end()
+        except (GRPCError, StreamTerminatedError):
+            return  # who reads is told the same
+
+    def hear(self, reply: PredictionResponse, sent: dict[str, list[str]], heard: Counter[str]) -> None:
+        """The reply to the next message of its sequence."""
+        id = reply.sequence_id if reply.sequence_id in sent else ""
+        assert heard[id] < len(sent[id]), f"{self.name}: more replies than messages: {reply}"
+        command = sent[id][heard[id]]
+        heard[id] += 1
+        if reply.HasField("status"):
+            status = Status(reply.status.code)
+            assert status in IN_BAND, f"{self.name}: {command}: {reply}"
+            self.campaign.kinds[f"in-band {status.name}"] += 1
+            return
+        said, wanted = reply.prediction.decode(), self.expected(command.removesuffix(" x"))
+        assert said in (wanted, command.partition(" ")[2] if wanted != self.name else wanted), f"{command}: {said!r}"
+        self.campaign.kinds["in-band OK"] += 1
+
+    # --- who means harm ------------------------------------------------------------------------
+
     async def enemy(self) -> None:
-        """Kill and stop processes at random moments."""
+        """Kill, stop and scale at random moments. A worker that is a thread can only be scaled."""
         dice = self.dice
         for _ in range(dice.randrange(4)):
             await trio.sleep(dice.uniform(0, 1.5))
-            if dice.random() < 0.1:
-                send(self.campaign.victim.forkserver(), signal.SIGKILL)
+            if dice.random() < 0.15:
+                send(dice.choice([None, *self.campaign.victim.forkservers()]), signal.SIGKILL)
+                continue
+            if not self.guest and dice.random() < 0.2:
+                await self.scale(dice.choice([1, 2]), 2)
                 continue
             alive = [worker["pid"] for worker in await self.campaign.workers(self.name) if worker["pid"] > 0]
-            if alive:
+            if alive and self.guest != THREADED:
                 send(dice.choice(alive), dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP]))
+
+    async def scale(self, least: int, most: int) -> None:
+        """ScaleWorker, which starts FAILED workers anew."""
+        self.least = least
+        request = ScaleWorkerRequest(model_name=self.name, min_worker=least, max_worker=most)
+        await self.campaign.management.ScaleWorker(request, timeout=10)
+
+    # --- in the end ----------------------------------------------------------------------------
 
     async def come_to_rest(self) -> None:
         """Every worker READY, or FAILED with a reason. A worker that was stopped is found by asking it something."""
+        workers = await self.wait_for(self.is_at_rest)
+        if self.least == 0 and {worker["status"] for worker in workers} == {"READY"}:
+            await self.wait_for(self.has_none)
+        assert all(worker["status"] == "READY" or worker.get("reason") for worker in workers), workers
+
+    async def wait_for(self, condition: Callable[..., Any]) -> list[dict[str, Any]]:
+        """Wait until the workers are as they should be; gives them."""
         workers: list[dict[str, Any]] = []
         with trio.move_on_after(REST_S):
             while True:
                 workers = await self.campaign.workers(self.name)
-                states = {worker["status"] for worker in workers}
-                if states == {"FAILED"}:
-                    break
-                if states <= {"READY", "FAILED"} and await self.ask("echo rest", 2.0) == "OK":
-                    break
+                if await condition(workers):
+                    return workers
                 await trio.sleep(0.2)
+        raise AssertionError(f"{self.name} is not at rest ({condition.__name__}): {workers}")
+
+    async def is_at_rest(self, workers: list[dict[str, Any]]) -> bool:
+        """READY and answering, or FAILED."""
         states = {worker["status"] for worker in workers}
-        assert states, f"{self.name}: no workers"
-        assert states <= {"READY", "FAILED"}, f"{self.name} is not at rest: {workers}"
-        assert all(worker["status"] == "READY" or worker.get("reason") for worker in workers), workers
+        if states == {"FAILED"}:
+            return True
+        if not states and self.least:
+            return False
+        return states <= {"READY", "FAILED"} and await self.ask(2.0, "echo rest") == "OK"
 
+    async def has_none(self, workers: list[dict[str, Any]]) -> bool:
+        """Scaled to zero, or FAILED on the way."""
+        return not workers or any(worker["status"] == "FAILED" for worker in workers)
 
-@asynccontextmanager
-async def campaign() -> AsyncIterator[Campaign]:
-    """A server to break; it must drain well afterwards, and its log must hold no traceback."""
-    with tempfile.TemporaryDirectory() as folder:
-        victim = Victim(Path(folder))
-        try:
-            async with Channel(f"127.0.0.1:{victim.port}") as channel:
-                inference, management = InferenceAPIsServiceStub(channel), ManagementAPIsServiceStub(channel)
-                one = Campaign(victim, inference, management, Counter())
-                await warm(one)
-                before = victim.descriptors()
-                yield one
-                await nothing_left(victim, before)
-        finally:
-            status = victim.stop()
-        assert status == 0, victim.log()[-4000:]
-        assert "Traceback" not in victim.log(), victim.log()[-8000:]
-
-
-async def warm(one: Campaign) -> None:
-    """Wait until the server forks and answers."""
-    with trio.fail_after(60):
-        while True:
-            with suppress(GRPCError):
-                await one.inference.Predictions(
-                    PredictionsRequest(model_name="steady", input={"data": b"x"}), timeout=9
-                )
-                return
-            await trio.sleep(0.1)
-
-
-async def nothing_left(victim: Victim, descriptors: int) -> None:
-    """Only the forkserver and the steady model's worker may be there, and no more descriptors than before."""
-    with trio.move_on_after(15):
-        while len(descendants(victim.popen.pid)) > 2 or victim.descriptors() > descriptors:
-            await trio.sleep(0.1)
-    assert len(descendants(victim.popen.pid)) <= 2, descendants(victim.popen.pid)
-    assert victim.descriptors() <= descriptors, f"{victim.descriptors()} descriptors, {descriptors} before"
-    assert victim.popen.poll() is None
+    async def leave(self) -> None:
+        """A model of the config is as it was; one that was given up is started anew."""
+        workers = await self.wait_for(self.is_at_rest)
+        if any(worker["status"] == "FAILED" for worker in workers):
+            assert all(worker["status"] == "READY" or worker.get("reason") for worker in workers), workers
+            count = len(workers)
+            await self.scale(count, count)
+            await self.campaign.warm(self.name)
 
 
 async def run(lives: int, first: int = 0) -> Counter[str]:
