@@ -29,7 +29,7 @@ from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import Answer, Infer, Metadata, OpenSequence
 from actorserve.actors.reply import Reply
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS
-from actorserve.errors import ActorserveError, BadInput, NoSuchSequence, NotStateful
+from actorserve.errors import ActorserveError, BadInput, NoSuchSequence, NotStateful, TooLarge
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 from actorserve.services.access import check_model, metadata_for
 from actorserve.services.codec import inputs_of, model_of
@@ -95,28 +95,31 @@ class Conversation:
             check_model(self._stream, name)
             if len(id) > LONGEST_ID:
                 raise BadInput("sequence_id", f"has {len(id)} characters; at most {LONGEST_ID} are taken")
-            mailbox = self._directory.find(name, version)
+            id = id or self._own.get((name, version), "")
+            lane = self._lanes.get(_Key(name, version, "")) or self._lanes.get(_Key(name, version, id))
+            if lane is None:  # one that is open goes on, even where its model has lost its name
+                self._directory.find(name, version)
             id = id or self._own.setdefault((name, version), f"seq-{uuid4()}")
             try:
-                await self._lane(_Key(name, version, id), mailbox, nursery).send(id, inputs)
+                await (lane or self._lane(_Key(name, version, id), nursery)).send(id, inputs)
             except NotStateful:
-                await self._questions(_Key(name, version, ""), mailbox, nursery).send(id, inputs)
+                await self._questions(_Key(name, version, ""), nursery).send(id, inputs)
         except ActorserveError as error:
             await self.say(id, error)
 
-    def _lane(self, key: _Key, mailbox: Mailbox, nursery: trio.Nursery) -> _Lane:
+    def _lane(self, key: _Key, nursery: trio.Nursery) -> _Lane:
         if key in self._ended:
             raise self._farewell(key)
-        lane = self._lanes.get(key)
-        if lane is None:
-            message = OpenSequence(metadata=self._metadata, id=self._stream.ensure_request_id())
-            lane = _Stateful(self, key, mailbox.ask(message, self._deadline), mailbox.seats.limit)
-            self._begin(key, lane, nursery)
+        mailbox = self._directory.find(key.model, key.version)
+        message = OpenSequence(metadata=self._metadata, id=self._stream.ensure_request_id())
+        lane = _Stateful(self, key, mailbox.ask(message, self._deadline), mailbox.seats.limit)
+        self._begin(key, lane, nursery)
         return lane
 
-    def _questions(self, key: _Key, mailbox: Mailbox, nursery: trio.Nursery) -> _Lane:
+    def _questions(self, key: _Key, nursery: trio.Nursery) -> _Lane:
         lane = self._lanes.get(key)
         if lane is None:
+            mailbox = self._directory.find(key.model, key.version)
             lane = _Questions(self, mailbox, self._deadline, self._metadata, self._stream.ensure_request_id())
             self._begin(key, lane, nursery)
         return lane
@@ -174,10 +177,19 @@ class _Stateful:
         self._key = key
         self._duplex = duplex
         self._limit = limit
+        self._late = 0  # messages that came too late, while earlier ones were still owed their replies
+        self._is_over = False
 
     async def send(self, id: str, inputs: Inputs) -> None:  # a lane has this shape
-        """Raises what the sequence has ended with."""
-        await self._duplex.send(inputs)
+        """Raises what the sequence has ended with; an end before all is answered is told in its turn, by `run`."""
+        try:
+            await self._duplex.send(inputs)
+        except (NotStateful, TooLarge):
+            raise
+        except ActorserveError:
+            if self._is_over:
+                raise
+            self._late += 1
 
     def end(self) -> None:
         """No more messages come."""
@@ -193,7 +205,8 @@ class _Stateful:
                 await self._call.drained()
                 duplex.taken(len(replies), sum(len(reply) for reply in replies if isinstance(reply, bytes)))
         except ActorserveError as error:
-            unanswered = duplex.unanswered
+            self._is_over = True
+            unanswered = duplex.unanswered + self._late
             self._call.note_end(self._key, error, told=unanswered > 0, limit=self._limit)
             for _ in range(unanswered):
                 await self._call.say(self._key.id, error)

@@ -315,6 +315,31 @@ async def test_a_model_that_drains_tells_its_sequences(autojump_clock):
         assert worker.process.status is not None
 
 
+@pytest.mark.parametrize("model", ["count", "plain"])
+async def test_replies_keep_their_order_while_a_model_drains(model, autojump_clock):
+    """A message that comes too late is told so after the answers that are owed to earlier ones, not before."""
+
+    class Slow(Counter):
+        async def infer(self, items):
+            await self.go.wait()
+            return [b"1 wait" for _ in items]
+
+    workers = ScriptedWorkers(Slow)
+    async with testing.serve(models(**{model: {}}), workers=workers) as app, calling(app) as call, asker(app) as ask:
+        await call.say(b"wait", "x", model=model)
+        await trio.sleep(1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: ask.manage("UnregisterModel", model_name=model))
+            await trio.sleep(1)
+            await call.say(b"late", "x", model=model)
+            await trio.sleep(1)
+            workers.made[0].go.set()
+        first, second = await call.rest()
+        assert b"1 wait" == first.prediction
+        assert code(second) in (Status.UNAVAILABLE, Status.NOT_FOUND)
+        assert "x" == first.sequence_id == second.sequence_id
+
+
 async def test_a_handler_of_sequences_alone_says_so(autojump_clock):
     """Predictions of a model that has sequences only is UNIMPLEMENTED, and names the rpc that would do."""
 
