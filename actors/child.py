@@ -87,7 +87,7 @@ class Child:
 
     def _leave(self, finish: Callable[[], None]) -> None:
         self._stop.set()
-        if self.state is State.READY:
+        if self.state in (State.READY, State.DRAINING):  # one that retires may have to be quicker now
             self._change(State.DRAINING)
             finish()
         elif self.is_alive:
@@ -121,8 +121,7 @@ class Child:
                     return
                 with trio.move_on_after(self._pause_s):
                     await self._stop.wait()
-                    self._succession.drain()  # an heir may be loading
-                    return
+                    return  # who said so has told the heir, if there is one
 
     def _on_ready(self, seconds: float) -> None:
         self._started_at = time.time()

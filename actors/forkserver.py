@@ -104,7 +104,8 @@ class Forkserver:
         self._environment = forkserver_environment(os.environ if environment is None else environment, start or {})
         self.python = python
         self._numbers = count(1)
-        self._pending: dict[int, Reply[tuple[int, int]]] = {}
+        self._pending: dict[int, Reply[None]] = {}
+        self._forks: dict[int, tuple[int, int]] = {}  # forked, not fetched by who ordered it: its pid and pidfd
         self._workers: dict[int, WorkerProcess] = {}
         self._early: dict[int, int | None] = {}  # forked, not adopted yet: its status if it has ended already
         self._sock: trio.socket.SocketType | None = None
@@ -220,12 +221,21 @@ class Forkserver:
 
     def _forked(self, number: int, pid: int, pidfd: int) -> None:
         reply = self._pending.pop(number, None)
+        self._forks[number] = pid, pidfd
+        self._early[pid] = None
         if reply is None or reply.abandoned:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
+            self._disown(number)
         else:
-            self._early[pid] = None
-            reply.set((pid, pidfd))
+            reply.set(None)
+
+    def _disown(self, number: int) -> None:
+        """Nobody fetches this fork any more: end it."""
+        pid, pidfd = self._forks.pop(number, (0, -1))
+        if pidfd >= 0:
+            self._early.pop(pid, None)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
 
     async def wait_warm(self) -> None:
         """Wait until torch is imported and forks can be ordered; ForkFailed if it died before."""
@@ -241,17 +251,20 @@ class Forkserver:
         if self._sock is None:
             raise ForkFailed("the forkserver died")
         number = next(self._numbers)
-        reply = self._pending[number] = Reply()
+        reply: Reply[None] = Reply()
+        self._pending[number] = reply
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors).tobytes())]
         try:
             with trio.move_on_after(FORK_TIMEOUT_S):
                 await self._sock.sendmsg([json.dumps({"fork": number, "env": dict(environment)}).encode()], rights)
-                return await reply.wait()
+                await reply.wait()
+                return self._forks.pop(number)
         except (OSError, trio.ClosedResourceError) as error:
             self._pending.pop(number, None)
             raise ForkFailed(f"the forkserver died: {error}") from error
         finally:
             reply.abandon()
+            self._disown(number)  # it may have come in the very moment of a cancellation
         log.error("forkserver did not answer, starting it anew", timeout_s=FORK_TIMEOUT_S)
         if self._popen is not None:
             self._popen.kill()
@@ -260,7 +273,7 @@ class Forkserver:
     def adopt(self, worker: WorkerProcess) -> None:
         """Deliver the end of a forked worker to it."""
         assert worker.pid is not None  # noqa: S101  # narrows the type: a forked worker has one
-        status = self._early.pop(worker.pid, None)
+        status = self._early.pop(worker.pid, -signal.SIGKILL)  # not there: its forkserver has died since
         if status is None:
             self._workers[worker.pid] = worker
         else:

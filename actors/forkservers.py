@@ -135,7 +135,7 @@ class Forkservers:
     async def _keep(self, key: Key, lease: Lease, model: ModelSpec, start: Mapping[str, str]) -> None:
         """One environment's life: install, run its forkserver, stop it once it is unused for long enough."""
         try:
-            python = await self._python(model, lease)
+            python = await self._python(model, key, lease)
             if python is None:
                 return
             forkserver = self._make(environment=self.environment, start=start, python=python)
@@ -145,18 +145,22 @@ class Forkservers:
                 nursery.start_soon(forkserver.run)
                 lease.ready.set(forkserver)
                 await lease.wait_unused(self._keep_s)
-                del self._own[key]  # who comes now gets another
+                self._forget(key, lease)
                 nursery.cancel_scope.cancel()
             self._running.discard(forkserver)
             log.info("forkserver stopped with its last worker", model=model.key)
         except ActorserveError as error:
             fail_quietly(lease.ready, error)
         finally:
-            if self._own.get(key) is lease:
-                del self._own[key]
+            self._forget(key, lease)
             fail_quietly(lease.ready, ForkFailed("the server stops"))
 
-    async def _python(self, model: ModelSpec, lease: Lease) -> str | None:
+    def _forget(self, key: Key, lease: Lease) -> None:
+        """Who comes now gets another."""
+        if self._own.get(key) is lease:
+            del self._own[key]
+
+    async def _python(self, model: ModelSpec, key: Key, lease: Lease) -> str | None:
         """The interpreter of a model's venv; None if nobody waits for it any more."""
         if not model.environment.installs:
             return sys.executable
@@ -174,6 +178,7 @@ class Forkservers:
 
             nursery.start_soon(install)
             await lease.wait_unused(0)
+            self._forget(key, lease)  # whoever comes while this one is being killed does not wait for it
             nursery.cancel_scope.cancel()
         return await python.wait() if python.is_set else None
 

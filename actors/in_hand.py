@@ -24,7 +24,8 @@ from actorserve.actors.sequences import Sequences
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Frame, Item, Kind, Outcome
 from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised, TooLarge
 
-NEVER = float("inf")
+LONGEST_S = 100 * 365 * 24 * 3600.0
+"""A deadline further away than this never comes."""
 PAYLOAD_LIMIT = MAX_FRAME_BYTES - 64
 _CHUNK, _RESULT = int(Kind.CHUNK), int(Kind.RESULT)  # an enum's member costs 0.2 us to read, and these two are most
 
@@ -47,10 +48,14 @@ def failure(outcome: int, data: bytes) -> ActorserveError:
 
 
 def nanoseconds(deadline: float) -> int:
-    """A deadline of trio's clock as CLOCK_MONOTONIC nanoseconds; 0 for none."""
-    if deadline == NEVER:
+    """A deadline of trio's clock as CLOCK_MONOTONIC nanoseconds; 0 for none, and for what no frame can hold.
+
+    The longest grpc-timeout, 99999999 hours, is 39 times what 63 bits of nanoseconds hold.
+    """
+    left = deadline - trio.current_time()
+    if left > LONGEST_S:
         return 0
-    return time.monotonic_ns() + int((deadline - trio.current_time()) * 1e9)
+    return time.monotonic_ns() + int(left * 1e9)
 
 
 class _Batch:

@@ -299,7 +299,8 @@ class Mailbox:
     async def wait_empty(self) -> None:
         """Wait until nothing is queued. For the owner, once the door is shut."""
         while self.waiting:
-            self._emptied = trio.Event()
+            if self._emptied.is_set():
+                self._emptied = trio.Event()  # others may wait for the one that is not
             await self._emptied.wait()
 
     def fail_all(self, error: Callable[[], ActorserveError]) -> None:

@@ -172,7 +172,7 @@ def _strict(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
     def checked(payload: bytes) -> T:
         try:
             return read(payload)
-        except (struct.error, ValueError, TypeError, LookupError) as error:
+        except (struct.error, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
             raise WireError(f"malformed payload: {type(error).__name__}: {error}") from error
 
     return checked

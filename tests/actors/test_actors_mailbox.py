@@ -113,6 +113,18 @@ async def test_wait_empty(autojump_clock):
                 reply.abandon()
 
 
+async def test_wait_empty_by_two(autojump_clock):
+    """A stop and the server's end may both wait: each hears of the last one leaving."""
+    mailbox = box()
+    reply = mailbox.ask(infer(0))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mailbox.wait_empty)
+            nursery.start_soon(mailbox.wait_empty)
+            await trio.sleep(1)
+            reply.abandon()
+
+
 LEARN = [
     ("before anybody is READY, all in one lane", None, [0, 1, 2, 3], []),
     ("both: streams apart", BOTH, [0, 2], [1, 3]),

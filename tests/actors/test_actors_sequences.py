@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from universe import universe, until
 
 from actorserve.actors import wire
-from actorserve.actors.messages import Infer, OpenSequence
+from actorserve.actors.messages import Infer, OpenSequence, Scale, State
 from actorserve.actors.wire import CREDIT_CHUNKS, FrameReader, Item, Kind, Outcome
 from actorserve.actors.worker_engine import Engine
 from actorserve.actors.worker_items import Arrival, Flags
@@ -239,6 +239,25 @@ async def test_a_drain_answers_what_was_sent(autojump_clock):
                 await duplex.receive()
         await until(lambda: world.made[0].process.status is not None)
         assert trio.current_time() - began < 10
+
+
+async def test_a_stop_ends_the_sequences_of_a_replica_that_retires(autojump_clock):
+    """A replica too many lets its sequences go on; once the model stops, that is no reason to wait for the grace."""
+    async with universe(Counting) as world:
+        await world.spawn(workers_min=2, workers_max=2, downscale_delay_s=1.0, sequence_idle_timeout_s=1000.0)
+        both = world.mailbox.ask(OpenSequence()), world.mailbox.ask(OpenSequence())
+        for duplex in both:
+            await say(duplex, b"a")
+        await world.supervisor.ask(Scale("m", "", 1, 2)).wait()
+        await until(lambda: State.DRAINING in world.states())
+        await trio.sleep(100)
+        assert [1, 1] == [replica.in_hand for replica in world.model().replicas]
+        began = trio.current_time()
+        await world.stop(1000)
+        assert trio.current_time() - began < 10
+        for duplex in both:
+            with pytest.raises(Draining):
+                await duplex.receive()
 
 
 async def test_models_without_sequences(autojump_clock):

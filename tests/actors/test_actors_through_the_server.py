@@ -8,6 +8,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from actorserve import testing
+from actorserve.actors.messages import State
 from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
 from actorserve.proto.inference_pb2 import PredictionsRequest
 
@@ -68,6 +69,16 @@ async def test_a_deadline_in_the_queue_never_reaches_the_handler(autojump_clock)
             assert Status.DEADLINE_EXCEEDED is await outcome(stub, 1.0, data="late")
             assert 1.0 == pytest.approx(trio.current_time() - start, abs=0.01)
         assert b"late" not in workers.made[0].seen
+
+
+async def test_the_longest_deadline_is_none(autojump_clock):
+    """99999999 hours is a grpc-timeout like another, though no clock of nanoseconds holds it."""
+    workers = testing.ScriptedWorkers(testing.ScriptedWorker)
+    async with testing.serve(config(), workers=workers) as app, app.channel() as channel:
+        stub = InferenceAPIsServiceStub(channel)
+        assert b"ok" == await outcome(stub, 99_999_999 * 3600.0, data="ok")
+        assert [State.READY] == [replica.state for replica in app.tree().models[0].replicas]
+        assert 1 == len(workers.made)
 
 
 async def test_who_goes_away_stops_the_generator(autojump_clock):

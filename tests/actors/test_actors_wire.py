@@ -156,3 +156,10 @@ def test_a_cut_result_is_wire_error(id, batch, data):
         wire.read_result(payload[:cut])
     with pytest.raises(WireError):
         wire.read_result(payload + b"\0")
+
+
+@pytest.mark.parametrize("payload", [b"[" * 100_000, b"[1e999, 1]", b"[[], 1]"], ids=["deep", "infinite", "no number"])
+def test_strange_json_is_an_error_of_the_worker(payload):
+    """JSON that Python reads and cannot use is WireError too."""
+    with pytest.raises(WireError):
+        wire.read_too_large_data(payload)

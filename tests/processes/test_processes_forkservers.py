@@ -136,6 +136,29 @@ async def test_no_descriptors_is_no_permanent_failure(autojump_clock):
         assert not raised.value.permanent
 
 
+class Stubborn(Pip):
+    """Takes 3 s to be killed."""
+
+    async def __call__(self, model, cache_dir, environment):
+        try:
+            return await super().__call__(model, cache_dir, environment)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(3)
+
+
+async def test_who_comes_while_an_installation_is_killed_gets_another(autojump_clock):
+    """It was cancelled for want of anybody who waits; that is no reason to fail the one who asks a second later."""
+    pip = Stubborn()
+    async with pool(pip) as forkservers:
+        spec = model(requirements=("fruit",))
+        with trio.move_on_after(2):
+            await forkservers.lease(spec)
+        await trio.sleep(1)
+        _, forkserver = await forkservers.lease(spec)
+        assert ("/cache/fruit/bin/python", 2, 1) == (forkserver.python, pip.began, pip.ended)
+
+
 async def test_an_installation_that_nobody_waits_for_ends(autojump_clock):
     """It goes on while one waits for it, and is cancelled with the last."""
     pip = Pip()

@@ -65,3 +65,9 @@ def test_the_name_tells_states_apart(tmp_path):
     assert name != key_of([*lines, "nuts"], tmp_path)
     make_wheel(tmp_path, "fruit", "1.0", needs="nuts")
     assert name != key_of(lines, tmp_path)
+
+
+def test_a_long_line_is_no_file(tmp_path):
+    """A requirement with its hashes may be longer than any file's name."""
+    line = "fruit==1.0 " + " ".join(f"--hash=sha256:{n:064}" for n in range(10))
+    assert key_of([line], tmp_path) != key_of([line[:-1]], tmp_path)

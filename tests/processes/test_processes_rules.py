@@ -26,9 +26,9 @@ ACTORS = Path(actors.__file__).parent
 
 
 @asynccontextmanager
-async def running():
+async def running(forkserver=None):
     """A forkserver that is warm."""
-    forkserver = Forkserver()
+    forkserver = Forkserver() if forkserver is None else forkserver
     async with trio.open_nursery() as nursery:
         nursery.start_soon(forkserver.run)
         with trio.fail_after(60):
@@ -185,6 +185,64 @@ async def test_a_cancelled_fork_leaves_no_worker():
         os.kill(forkserver.pid, signal.SIGCONT)
         async with forked(forkserver) as worker:
             await until(lambda: descendants(forkserver.pid) == {worker.pid})
+
+
+class AnswersWhenCancelled(Forkserver):
+    """Whoever waits for a fork is cancelled in the moment in which it comes, before he has run again."""
+
+    def __init__(self):
+        super().__init__()
+        self.scope = trio.CancelScope()
+
+    def _hear(self, said, ancillary):
+        if "forked" in said:
+            self.scope.cancel()
+        super()._hear(said, ancillary)
+
+
+async def test_a_fork_that_comes_with_the_cancellation_is_ended():
+    """Its process ends and its descriptor is closed, although the answer was there before the caller had gone."""
+    async with running(AnswersWhenCancelled()) as forkserver:
+        before = len(os.listdir("/proc/self/fd"))
+        with forkserver.scope:
+            async with forked(forkserver):
+                pass
+        assert forkserver.scope.cancelled_caught
+        await until(lambda: not descendants(forkserver.pid))
+        assert before == len(os.listdir("/proc/self/fd"))
+
+
+LATE = """#!{python}
+import array, json, os, socket, subprocess, sys, time
+sock = socket.socket(fileno=int(sys.argv[4]))
+sock.send(b'{{"warm": true}}')
+for command in ("true", "cat"):
+    order, given, _, _ = socket.recv_fds(sock, 65536, 3)
+    worker = subprocess.Popen([command], stdin=subprocess.PIPE)
+    pidfd = os.pidfd_open(worker.pid)
+    if command == "true":
+        worker.wait()
+        while not os.path.exists({go!r}):
+            time.sleep(0.01)
+    answer = json.dumps({{"forked": json.loads(order)["fork"], "pid": worker.pid}})
+    socket.send_fds(sock, [answer.encode()], [pidfd])
+sock.recv(1)
+"""
+
+
+async def test_a_fork_that_nobody_waits_for_may_have_ended_by_itself(tmp_path):
+    """Its worker found the end of its socket and was reaped: there is nothing to kill, and the next fork comes."""
+    script = tmp_path / "late"
+    script.write_text(LATE.format(python=sys.executable, go=str(tmp_path / "go")))
+    script.chmod(0o755)
+    async with running(Forkserver(python=str(script))) as forkserver:
+        with trio.move_on_after(0.2):
+            async with forked(forkserver):
+                pass
+        (tmp_path / "go").touch()
+        async with forked(forkserver) as worker:
+            assert is_alive(worker.pid)
+        assert 1 == forkserver.starts
 
 
 def test_only_the_forkserver_forks():
