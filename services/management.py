@@ -155,7 +155,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
 
 def _field(key: str, request: RegisterModelRequest) -> str:
     """The request's field that a wrong key came from; the key itself where the folder's file said it."""
-    field = FIELDS.get(key, key)
+    field = FIELDS.get(key, key) or "url"  # no key: those of the folder's file contradict each other
     return field if getattr(request, field, None) else key
 
 

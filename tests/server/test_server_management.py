@@ -45,6 +45,7 @@ def store(tmp_path):
         "bare": None,
         "broken": "handler = ",
         "wrong": f'handler = "{ECHO}"\nbatch_size = "many"\n',
+        "torn": f'handler = "{ECHO}"\nrestart = "temporary"\nmax_requests_per_worker = 5\n',
         "odd": f'handler = "{ECHO}"\nname = 3\n',
         "nested": f'handler = "{ECHO}"\nsource = ".."\n',
     }.items():
@@ -253,6 +254,7 @@ REFUSALS = [
     ({"url": "bare"}, Status.INVALID_ARGUMENT, 'handler: is missing: give "module:Class"'),
     ({"url": "broken"}, Status.INVALID_ARGUMENT, "url: 'broken' cannot be used"),
     ({"url": "wrong"}, Status.INVALID_ARGUMENT, 'batch_size: "many" is wrong: it must be a whole number'),
+    ({"url": "torn"}, Status.INVALID_ARGUMENT, "url: max_requests_per_worker cannot be kept"),
     ({"url": "odd"}, Status.INVALID_ARGUMENT, "url: 'odd' cannot be used: name: 3"),
     ({"url": "nested"}, Status.INVALID_ARGUMENT, "url: 'nested' cannot be used: source: does not belong into"),
     ({"handler": ECHO, "model_name": "there"}, Status.ALREADY_EXISTS, "model there version 1.0 is registered already"),
