@@ -55,6 +55,7 @@ class WorkerProcess:
     popen: subprocess.Popen[bytes] | None = None
     on_end: Callable[[], None] = lambda: None
     stuck = False
+    sees_all_devices = False
 
     def __post_init__(self) -> None:
         self._status: Reply[int] = Reply()

@@ -229,12 +229,12 @@ class Incarnation:
     # --- loading --------------------------------------------------------------------------------
 
     async def _load(self, worker: Worker) -> None:
-        model = self.spec.model
+        model, placement = self.spec.model, self.spec.placement
         content: dict[str, Any] = {
             "name": model.name,
             "version": model.version,
             "handler": model.handler,
-            "device": self.spec.placement.in_worker,
+            "device": placement.device if worker.process.sees_all_devices else placement.in_worker,
             "model_dir": str(model.model_dir),
             "options": dict(model.options),
             "cache_dir": str(self._settings.cache_dir),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import socket
 import threading
@@ -24,6 +25,7 @@ from actorserve.actors.worker_process import Spawner, Worker
 
 STUCK_S = 1.0
 RUNS = "actorserve.actors.worker_thread"
+ORDER = "CUDA_DEVICE_ORDER"
 
 log = structlog.get_logger("actorserve.worker")
 
@@ -31,10 +33,14 @@ log = structlog.get_logger("actorserve.worker")
 class ThreadProcess:
     """Stands for a worker's process: its thread, as something to wait for and to end."""
 
-    def __init__(self, name: str, sock: socket.socket) -> None:
+    sees_all_devices = True
+
+    def __init__(self, name: str, sock: socket.socket, on_end: Callable[[ThreadProcess], None]) -> None:
+        """`on_end` is called once the thread has returned."""
+        self.name = name
+        self._on_end = on_end
         self.pid: int | None = None
         self.stuck = False
-        self._name = name
         self._sock = sock
         self._status = 1
         self._killed = False
@@ -44,16 +50,16 @@ class ThreadProcess:
 
     def start(self) -> None:
         """Start the thread. A daemon: one that hangs must not keep the process from its end."""
-        threading.Thread(target=self._run, name=f"worker {self._name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"worker {self.name}", daemon=True).start()
 
     def _run(self) -> None:
         try:
             run: Callable[[socket.socket], int] = importlib.import_module(RUNS).run
             self._status = run(self._sock)
         except SystemExit:
-            log.debug("a worker's thread left", worker=self._name)  # its socket has ended, or its handler called exit
+            log.debug("a worker's thread left", worker=self.name)  # its socket has ended, or its handler called exit
         except Exception:
-            log.exception("a worker's thread failed", worker=self._name)
+            log.exception("a worker's thread failed", worker=self.name)
         finally:
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)
@@ -64,6 +70,7 @@ class ThreadProcess:
     def _end(self) -> None:
         self._ended.set()
         self._over.set()
+        self._on_end(self)
 
     async def wait(self) -> int:
         """See `Process.wait`. A thread that was killed gets `STUCK_S` to return."""
@@ -72,7 +79,7 @@ class ThreadProcess:
             await self._ended.wait()
         if not self._ended.is_set() and not self.stuck:
             self.stuck = True
-            log.error("a worker's thread hangs and cannot be killed", worker=self._name)
+            log.error("a worker's thread hangs and cannot be killed", worker=self.name)
         return -signal.SIGKILL if self._killed else self._status
 
     def kill(self) -> None:
@@ -107,10 +114,16 @@ class ThreadSpawner:
             log.warning(
                 "a handler runs in a thread of the server, which it can block, crash or stop", model=child.model.key
             )
+        if child.placement.visible:
+            os.environ[ORDER] = child.placement.environment[ORDER]  # read when CUDA starts: cuda:n as device.py counts
         ours, theirs = socket.socketpair()
-        process = self.living[child.name] = ThreadProcess(child.name, theirs)
+        process = self.living[child.name] = ThreadProcess(child.name, theirs, self._forget)
         process.start()
         return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process, ours.send)
+
+    def _forget(self, process: ThreadProcess) -> None:
+        if self.living.get(process.name) is process:
+            del self.living[process.name]
 
 
 class SpawnerByIsolation:

@@ -31,6 +31,8 @@ class Process(Protocol):
     pid: int | None
     stuck: bool
     """Whether it runs on although it was killed, as a thread does that hangs; set once `wait` has returned."""
+    sees_all_devices: bool
+    """Whether a device has the server's name in it, since no environment of its own narrows what it sees."""
 
     async def wait(self) -> int:
         """Wait for its end; the exit status as `subprocess` counts it: negative is a signal.

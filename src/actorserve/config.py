@@ -278,6 +278,8 @@ class Model(Table):
         given = [key for key in ("env", "pass_env", "requirements") if getattr(self, key)]
         if self.isolation == "thread" and given:
             raise ValueError(f'isolation = "thread" shares the server\'s environment: it cannot have {given[0]}')
+        if self.isolation == "thread" and self.max_worker_memory_mb:
+            raise ValueError('max_worker_memory_mb cannot be kept: isolation = "thread" has no memory of its own')
         return self
 
     @field_validator("handler")

@@ -26,6 +26,8 @@ SIGKILL = -9
 class ScriptedProcess:
     """Stands for a process: something to wait for and to kill."""
 
+    sees_all_devices = False
+
     def __init__(self, pid: int) -> None:
         self.pid: int | None = pid
         self.status: int | None = None

@@ -18,6 +18,16 @@ log = logging.getLogger("tool")
 LOADED = time.monotonic_ns()
 
 
+class Placed:
+    """Says on which device it is, and how those are counted."""
+
+    def load(self, context):
+        self.device = context.device
+
+    def infer(self, batch):
+        return [[self.device, os.environ["CUDA_DEVICE_ORDER"]] for _ in batch]
+
+
 class Tool:
     """`data` is a command and its arguments, by spaces."""
 

@@ -106,6 +106,7 @@ def test_a_folder_cannot_open_the_server(tmp_path, line):
         ({"install_timeout_s": 0}, "more than 0"),
         ({"isolation": "thread", "requirements": ["x"]}, "it cannot have requirements"),
         ({"isolation": "thread", "env": {"A": "b"}}, "it cannot have env"),
+        ({"isolation": "thread", "max_worker_memory_mb": 9}, "max_worker_memory_mb cannot be kept"),
     ],
 )
 def test_wrong_keys(keys, text):

@@ -14,7 +14,12 @@ import trio.testing
 from serving import HERE, Serving, code_of
 
 from actorserve import testing
-from actorserve.actors.messages import State
+from actorserve.actors.device import Gpu, Ledger
+from actorserve.actors.directory import Directory
+from actorserve.actors.messages import Infer, ModelSpec, Spawn, State, Stop
+from actorserve.actors.model_actor import ActorSettings
+from actorserve.actors.supervisor import Supervisor
+from actorserve.actors.thread_worker import ThreadSpawner
 from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
 from actorserve.proto.inference_pb2 import PredictionsRequest
 
@@ -100,6 +105,26 @@ async def test_a_thread_that_hangs_is_given_up():
         assert "hello" == await ask(app, "hello", model="echo")
         await until(lambda: not worker_threads())  # its handler has returned: the thread ends by itself
         assert State.FAILED is replica(app).state
+
+
+async def test_a_thread_is_told_the_real_device(tmp_path, monkeypatch):
+    """No environment narrows what a thread sees, so its GPU is not cuda:0 but the one that it was given, counted as
+    the ledger counts. What runs no more is forgotten.
+    """
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    threads, directory = ThreadSpawner(), Directory()
+    ledger = Ledger([Gpu("GPU-a"), Gpu("GPU-b")])
+    supervisor = Supervisor(ActorSettings(threads, tmp_path), directory, ledger=ledger)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        spec = ModelSpec("m", "1", "handlers_for_tests:Placed", HERE, devices=("cuda:1",))
+        await supervisor.ask(Spawn(spec)).wait()
+        answer = await directory.find("m").ask(Infer({})).wait()
+        assert ["cuda:1", "PCI_BUS_ID"] == json.loads(answer.data)
+        assert ["m/1#0"] == list(threads.living)
+        await supervisor.ask(Stop("m", "1", 10)).wait()
+        assert not threads.living
+        nursery.cancel_scope.cancel()
 
 
 async def test_threads_under_a_mock_clock(autojump_clock):
