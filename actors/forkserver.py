@@ -60,6 +60,19 @@ class WorkerProcess:
     def __post_init__(self) -> None:
         self._status: Reply[int] = Reply()
 
+    @classmethod
+    def of(
+        cls, popen: subprocess.Popen[bytes], stdout: int, stderr: int, on_end: Callable[[], None] = lambda: None
+    ) -> WorkerProcess:
+        """One that was exec'd. OSError where there is no descriptor left to watch it through: it is ended then."""
+        try:
+            pidfd = os.pidfd_open(popen.pid)
+        except OSError:
+            popen.kill()
+            popen.wait()  # SIGKILL: does not take long
+            raise
+        return cls(popen.pid, pidfd, stdout, stderr, popen, on_end)
+
     def report(self, status: int) -> None:
         """The forkserver has reaped it."""
         if not self._status.is_set:
@@ -89,6 +102,14 @@ class WorkerProcess:
     def outputs(self) -> list[tuple[str, int]]:
         """See `Process.outputs`."""
         return [("stdout", self.stdout), ("stderr", self.stderr)]
+
+
+def pipe(kept: contextlib.ExitStack, given: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe whose ends two stacks close: what stays here, and what the worker gets."""
+    read, write = os.pipe()
+    kept.callback(os.close, read)
+    given.callback(os.close, write)
+    return read, write
 
 
 class Forkserver:

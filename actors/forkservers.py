@@ -22,7 +22,7 @@ import structlog
 import trio
 
 from actorserve.actors.environment import start_environment, with_venv, worker_environment
-from actorserve.actors.forkserver import ForkFailed, ForkRefused, Forkserver, WorkerProcess
+from actorserve.actors.forkserver import ForkFailed, ForkRefused, Forkserver, WorkerProcess, pipe
 from actorserve.actors.installing import Installer, install
 from actorserve.actors.messages import ChildSpec, ModelSpec
 from actorserve.actors.reply import Reply, fail_quietly
@@ -183,14 +183,6 @@ class Forkservers:
         return await python.wait() if python.is_set else None
 
 
-def _pipe(kept: contextlib.ExitStack, given: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe whose ends two stacks close: what stays here, and what the worker gets."""
-    read, write = os.pipe()
-    kept.callback(os.close, read)
-    given.callback(os.close, write)
-    return read, write
-
-
 class ProcessSpawner:
     """Real workers: forked, or exec'd where the forkserver refuses."""
 
@@ -226,8 +218,8 @@ class ProcessSpawner:
             ours, theirs = socket.socketpair()
             kept.callback(ours.close)
             given.callback(theirs.close)
-            out_read, out_write = _pipe(kept, given)
-            err_read, err_write = _pipe(kept, given)
+            out_read, out_write = pipe(kept, given)
+            err_read, err_write = pipe(kept, given)
             descriptors = theirs.fileno(), out_write, err_write
             try:
                 pid, pidfd = await forkserver.fork(environment, descriptors)
@@ -236,7 +228,7 @@ class ProcessSpawner:
             except ForkRefused as refusal:
                 self._say_exec(refusal)
                 popen = _exec(forkserver.python, environment, descriptors)
-                process = WorkerProcess(popen.pid, os.pidfd_open(popen.pid), out_read, err_read, popen, on_end)
+                process = WorkerProcess.of(popen, out_read, err_read, on_end)
             kept.pop_all()  # they are the worker's now
             return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process, ours.send)
 

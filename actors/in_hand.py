@@ -240,6 +240,8 @@ class InHand:
         if isinstance(reply, ReplyStream):
             if not reply.is_set:
                 reply.push(frame.payload)
+                if reply.buffered > CREDIT_CHUNKS:
+                    raise wire.WireError(f"more than {CREDIT_CHUNKS} chunks of a stream wait: it had no credit")
             return
         assert opened.gathered is not None  # noqa: S101  # narrows the type: not a stream
         opened.size += len(frame.payload)

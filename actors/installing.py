@@ -5,6 +5,7 @@ What must not live here: what a venv is, and how it is built (install_main.py).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import structlog
 import trio
 
 from actorserve.actors.environment import install_environment
-from actorserve.actors.forkserver import WorkerProcess
+from actorserve.actors.forkserver import WorkerProcess, pipe
 from actorserve.actors.messages import ModelSpec
 from actorserve.actors.worker_process import LineLimit, OutputPump
 from actorserve.errors import LoadFailed
@@ -63,24 +64,24 @@ def _start(model: ModelSpec, cache_dir: Path, environment: Mapping[str, str]) ->
         "file": wanted.requirements_file,
         "base": wanted.base,
     }
-    with os.fdopen(os.memfd_create("order"), "wb") as file:  # not on the command line: a URL may hold a password
+    with contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
+        file = given.enter_context(os.fdopen(os.memfd_create("order"), "wb"))  # no argument: a URL may hold a password
         file.write(json.dumps(order).encode())
         file.flush()
         file.seek(0)
+        out_read, out_write = pipe(kept, given)
+        err_read, err_write = pipe(kept, given)
         popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "actorserve.actors.install_main", str(os.getpid())],
             stdin=file,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=out_write,
+            stderr=err_write,
             env=install_environment(environment),
             start_new_session=True,
         )
-    assert popen.stdout is not None  # noqa: S101  # narrows the type: PIPE
-    assert popen.stderr is not None  # noqa: S101  # as above
-    out, err = (os.dup(stream.fileno()) for stream in (popen.stdout, popen.stderr))
-    popen.stdout.close()
-    popen.stderr.close()
-    return WorkerProcess(popen.pid, os.pidfd_open(popen.pid), out, err, popen)
+        process = WorkerProcess.of(popen, out_read, err_read)
+        kept.pop_all()  # they are the pumps' now
+        return process
 
 
 def _result(said: list[str]) -> str:

@@ -301,8 +301,9 @@ class Incarnation:
         """Log what the handler logged, as many lines a second as it may print."""
         if not self._log_limit.allows(trio.current_time()):
             return
-        level = said.get("level") if said.get("level") in LEVELS else "info"
-        getattr(self._log, str(level))(str(said.get("text")), logger_name=str(said.get("logger")))
+        level = str(said.get("level"))
+        emit = getattr(self._log, level if level in LEVELS else "info")
+        emit(str(said.get("text")), logger_name=str(said.get("logger")))
 
     def _emit(self, stream: str) -> Callable[[str], None]:
         def emit(line: str) -> None:

@@ -90,6 +90,11 @@ class Chunks(Generic[C]):
         self.on_abandon: Callable[[], None] | None = None
         self.on_taken: Callable[[int, int], None] | None = None
 
+    @property
+    def buffered(self) -> int:
+        """How many chunks the caller has not received."""
+        return len(self._chunks)
+
     def push(self, chunk: C) -> None:
         """Add a chunk. The answering side keeps to its credit; this never waits."""
         if self.is_set:

@@ -113,6 +113,8 @@ class Sequences:
     def _push(duplex: Duplex, reply: bytes | ActorserveError) -> int:
         if not duplex.is_set:
             duplex.push(reply)
+            if duplex.buffered > CREDIT_CHUNKS:
+                raise wire.WireError(f"more than {CREDIT_CHUNKS} replies of a sequence wait: it had no credit")
         return 1
 
     def abandon_all(self, error: Callable[[], ActorserveError]) -> None:

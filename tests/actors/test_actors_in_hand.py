@@ -11,8 +11,8 @@ from universe import run_virtually
 from actorserve.actors import in_hand, wire
 from actorserve.actors.in_hand import InHand
 from actorserve.actors.mailbox import Mailbox
-from actorserve.actors.messages import Generate, Infer
-from actorserve.actors.wire import FrameReader, Kind, Outcome, Result, WireError
+from actorserve.actors.messages import Generate, Infer, OpenSequence
+from actorserve.actors.wire import CREDIT_CHUNKS, FrameReader, Kind, Outcome, Result, WireError
 from actorserve.errors import ActorCrashed, BadInput, Expired, HandlerRaised, TooLarge
 
 
@@ -239,6 +239,19 @@ GARBAGE = st.one_of(
     st.builds(lambda id, code: wire.frame(Kind.ERROR, id, bytes((code,))), st.integers(0, 12), st.integers(0, 9)),
     st.builds(wire.done, st.integers(0, 12)),
 )
+
+
+@pytest.mark.parametrize("message", [Generate({}), OpenSequence()], ids=["stream", "sequence"])
+async def test_no_more_than_the_credit_is_kept(message):
+    """A worker that goes on without credit is broken: what its caller has not received stays bounded."""
+    books = Books()
+    reply, id = books.ask_stream(message)
+    for _ in range(CREDIT_CHUNKS):
+        books.hear(wire.frame(Kind.CHUNK, id, b"x"))
+    with pytest.raises(WireError, match="no credit"):
+        books.hear(wire.frame(Kind.CHUNK, id, b"x"))
+    reply.abandon()
+    books.hear(wire.frame(Kind.CHUNK, id, b"x"))
 
 
 @given(st.lists(GARBAGE, max_size=12))

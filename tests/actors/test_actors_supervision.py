@@ -670,6 +670,20 @@ async def test_streams_are_shared_by_idle_replicas(autojump_clock):
             reply.abandon()
 
 
+async def test_a_log_line_of_any_level(autojump_clock, logged):
+    """What a worker says of a line's level may be anything: the line is logged, and nothing is its fault."""
+
+    class Odd(ScriptedWorker):
+        async def load(self, content):
+            for level in ([1], None, "critical", "msg"):
+                await self._say(wire.note(wire.Kind.LOG, {"level": level, "text": "odd", "logger": "l"}))
+
+    async with universe(Odd) as u:
+        await u.spawn()
+    levels = [line["log_level"] for line in logged if line["event"] == "odd"]
+    assert ["info", "info", "critical", "info"] == levels
+
+
 async def test_a_bug_of_one_actor_does_not_end_the_server(autojump_clock, logged):
     """An exception inside an incarnation is that worker's crash, logged with a traceback, and the model comes back."""
     async with universe() as u:

@@ -2,15 +2,20 @@
 
 # ruff: noqa: SIM300  # expected == actual
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from wheels import make_wheel
 
 from actorserve.actors.install_main import COMPLETE, key_of
+from actorserve.actors.installing import install
+from actorserve.actors.messages import Environment, ModelSpec
+from actorserve.testing import descendants
 
 
 def start(folder):
@@ -65,6 +70,21 @@ def test_the_name_tells_states_apart(tmp_path):
     assert name != key_of([*lines, "nuts"], tmp_path)
     make_wheel(tmp_path, "fruit", "1.0", needs="nuts")
     assert name != key_of(lines, tmp_path)
+
+
+async def test_no_descriptor_to_watch_it(tmp_path, monkeypatch):
+    """An installation that cannot be watched is ended, and leaves neither a process nor a descriptor."""
+
+    def none_left(pid):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    before = len(os.listdir("/proc/self/fd"))
+    environment = Environment(requirements=("fruit",), base=str(tmp_path))
+    with pytest.raises(OSError, match="Too many"):
+        await install(ModelSpec("m", "1", "a:B", tmp_path, environment=environment), tmp_path, os.environ)
+    assert before == len(os.listdir("/proc/self/fd"))
+    assert not descendants(os.getpid())
 
 
 def test_a_long_line_is_no_file(tmp_path):
