@@ -1,6 +1,7 @@
 """One seeded life of a small server in virtual time: its callers, somebody who turns every knob, and the rules.
 
 What must not live here: the faults (campaign_faults.py), how many lives there are (test_actors_campaign.py).
+Over 250 lines: a life is read from its birth to its end.
 """
 
 # ruff: noqa: SIM300, S311, ASYNC109  # expected == actual; dice, not secrets; a call's timeout

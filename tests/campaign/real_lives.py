@@ -9,6 +9,7 @@ The rules: every call ends once, with a status of contracts §5, within its dead
 StreamPredictions2 has one reply, in the order of its sequence; at rest every worker is READY, or FAILED with a
 reason, or there is none where none is wanted; afterwards no process of the model and no descriptor of the server is
 left.
+Over 250 lines: a life is read from its birth to its end.
 """
 
 # ruff: noqa: S311, ASYNC109, ASYNC240, PT017  # dice, not secrets; a call's timeout; /proc does not block; checks in an except
