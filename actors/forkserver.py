@@ -3,8 +3,7 @@
 The rules stand in forkserver_main.py and design §3. The server itself never forks, only execs:
 `subprocess.Popen` in trio's own thread and without preexec_fn, since PR_SET_PDEATHSIG follows the thread
 that spawned (a child started from trio's thread pool was killed 10 s later, when the pool's thread idled out).
-Workers are waited for and signalled through a pidfd, never by number.
-Over 250 lines: the process, and the workers that it forked, end together.
+Workers are waited for and signalled through a pidfd (process.py), never by number.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
@@ -26,11 +24,11 @@ import structlog
 import trio
 
 from actorserve.actors.environment import forkserver_environment
+from actorserve.actors.process import WorkerProcess
 from actorserve.actors.reply import Reply, fail_quietly
 from actorserve.errors import ActorserveError
 
 FORK_TIMEOUT_S = 10.0
-STATUS_TIMEOUT_S = 2.0
 RESTART_PAUSE_S = 0.5
 
 log = structlog.get_logger("actorserve.forkserver")
@@ -42,74 +40,6 @@ class ForkFailed(ActorserveError):
 
 class ForkRefused(ActorserveError):
     """The forkserver has more than one thread and must not fork."""
-
-
-@dataclass(eq=False)
-class WorkerProcess:
-    """A process that the forkserver forked, or that was exec'd (`popen`). `on_end` is called once it has ended."""
-
-    pid: int | None
-    pidfd: int
-    stdout: int
-    stderr: int
-    popen: subprocess.Popen[bytes] | None = None
-    on_end: Callable[[], None] = lambda: None
-    stuck = False
-    sees_all_devices = False
-
-    def __post_init__(self) -> None:
-        self._status: Reply[int] = Reply()
-
-    @classmethod
-    def of(
-        cls, popen: subprocess.Popen[bytes], stdout: int, stderr: int, on_end: Callable[[], None] = lambda: None
-    ) -> WorkerProcess:
-        """One that was exec'd. OSError where there is no descriptor left to watch it through: it is ended then."""
-        try:
-            pidfd = os.pidfd_open(popen.pid)
-        except OSError:
-            popen.kill()
-            popen.wait()  # SIGKILL: does not take long
-            raise
-        return cls(popen.pid, pidfd, stdout, stderr, popen, on_end)
-
-    def report(self, status: int) -> None:
-        """The forkserver has reaped it."""
-        if not self._status.is_set:
-            self._status.set(status)
-
-    async def wait(self) -> int:
-        """See `Process.wait`."""
-        if self.pidfd >= 0:
-            await trio.lowlevel.wait_readable(self.pidfd)
-            os.close(self.pidfd)
-            self.pidfd = -1
-            if self.popen is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.popen.pid, signal.SIGKILL)  # not reaped yet: the number is still its own
-                self.report(self.popen.wait())
-            self.on_end()
-        with trio.move_on_after(STATUS_TIMEOUT_S):
-            return await self._status.wait()
-        return -signal.SIGKILL  # the forkserver died with it: PDEATHSIG
-
-    def kill(self) -> None:
-        """SIGKILL through the pidfd."""
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
-    def outputs(self) -> list[tuple[str, int]]:
-        """See `Process.outputs`."""
-        return [("stdout", self.stdout), ("stderr", self.stderr)]
-
-
-def pipe(kept: contextlib.ExitStack, given: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe whose ends two stacks close: what stays here, and what the worker gets."""
-    read, write = os.pipe()
-    kept.callback(os.close, read)
-    given.callback(os.close, write)
-    return read, write
 
 
 class Forkserver:

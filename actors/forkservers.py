@@ -22,9 +22,10 @@ import structlog
 import trio
 
 from actorserve.actors.environment import start_environment, with_venv, worker_environment
-from actorserve.actors.forkserver import ForkFailed, ForkRefused, Forkserver, WorkerProcess, pipe
+from actorserve.actors.forkserver import ForkFailed, ForkRefused, Forkserver
 from actorserve.actors.installing import Installer, install
 from actorserve.actors.messages import ChildSpec, ModelSpec
+from actorserve.actors.process import WorkerProcess, pipe
 from actorserve.actors.reply import Reply, fail_quietly
 from actorserve.actors.worker_process import Worker
 from actorserve.errors import ActorserveError, LoadFailed

@@ -17,7 +17,7 @@ import trio
 
 from actorserve.actors import wire
 from actorserve.actors.duplex import Duplex
-from actorserve.actors.mailbox import Envelope
+from actorserve.actors.envelope import Envelope
 from actorserve.actors.messages import Answer, Generate, Metadata
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.sequences import Sequences

@@ -17,8 +17,8 @@ import structlog
 import trio
 
 from actorserve.actors.environment import install_environment
-from actorserve.actors.forkserver import WorkerProcess, pipe
 from actorserve.actors.messages import ModelSpec
+from actorserve.actors.process import WorkerProcess, pipe
 from actorserve.actors.worker_process import LineLimit, OutputPump
 from actorserve.errors import LoadFailed
 

@@ -6,7 +6,7 @@ is READY (`learn`). Who is next in a lane is decided by order.py or, with tenant
 
 `ask` never waits: full -> Overloaded, and a mailbox that must not be used raises its refusal. Closing the
 door (`close`) IS drain: what is queued is still taken. What must not live here: who runs a replica.
-Over 250 lines: what is queued, and everybody who may change that, in one place.
+Over 250 lines: everybody who may change what is queued, in one place.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import trio
 from actorserve.actors.batching import is_full
 from actorserve.actors.claims import PRIORITY, Claims, Message, priority_of
 from actorserve.actors.duplex import Duplex, Seats
+from actorserve.actors.envelope import Claimed, Envelope
 from actorserve.actors.messages import Answer, Capabilities, Generate, Infer, OpenSequence
-from actorserve.actors.order import Line, Queued, number
+from actorserve.actors.order import Line, number
 from actorserve.actors.overload import DrainRate, who_gives_way
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.turns import Turns
@@ -29,34 +30,6 @@ from actorserve.actors.waiters import Waiters
 from actorserve.errors import ActorserveError, Expired, NotStateful, Overloaded, Unsupported
 
 NO_CLAIMS = Claims()
-
-
-class Envelope(Queued):
-    """A message on its way. Built by `Mailbox.ask` alone. Times are trio's clock, in seconds."""
-
-    __slots__ = ("message", "reply")
-
-    def __init__(
-        self,
-        message: Message,
-        reply: Reply[Answer] | ReplyStream | Duplex,
-        deadline: float,
-        arrival: float,
-        number: int,
-    ) -> None:
-        self.message = message
-        self.reply = reply
-        self.deadline = deadline
-        self.arrival = arrival
-        self.number = number
-
-
-class Claimed(Envelope):
-    """One with a priority, in a mailbox with tenants, or in one with weights."""
-
-    __slots__ = ("charge", "priority", "tenant", "weight")
-
-
 Lane = Line[Envelope] | Turns[Envelope]
 
 

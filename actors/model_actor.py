@@ -6,7 +6,7 @@ takes work from the mailbox. The first that finds the worker dead says why and c
 had in hand then ends or goes back.
 
 What must not live here: restarts (supervision.py decides), limits (wear.py), who replaces a worn worker
-(succession.py), who is in a batch (batching.py), bytes (wire.py).
+(succession.py), who is in a batch (batching.py, taking.py), bytes (wire.py).
 Over 250 lines: the tasks share one nursery and what they find out.
 """
 
@@ -21,13 +21,14 @@ from typing import Any
 import structlog
 import trio
 
-from actorserve.actors import batching, wire
+from actorserve.actors import wire
 from actorserve.actors.environment import search_path
 from actorserve.actors.in_hand import InHand
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.memory import own_memory
 from actorserve.actors.messages import Capabilities, ChildSpec, Crashed, Drained, Exit, Finished, Killed
 from actorserve.actors.pulse import NO_PONG_BEATS, Beat, Pulse
+from actorserve.actors.taking import Taking
 from actorserve.actors.waiters import Signal
 from actorserve.actors.wear import Measure, Wear
 from actorserve.actors.wire import Frame, Kind
@@ -76,6 +77,7 @@ class Incarnation:
         self._settings = settings
         self._on_ready = on_ready
         self._signal = Signal()
+        self._taking = Taking(mailbox, self._signal)
         self._draining = False
         self._cuts_sequences = False
         self._stopping = False
@@ -151,12 +153,8 @@ class Incarnation:
 
         assert self._in_hand is not None  # noqa: S101  # narrows the type: run() has set it
         left = self._in_hand.abandon_all(error)
-        self._leave_lines()
+        self._taking.leave_lines()
         self._mailbox.put_back(left)
-
-    def _leave_lines(self) -> None:
-        for waiters in (self._mailbox.idle, self._mailbox.busy, self._mailbox.roomy):
-            waiters.discard(self._signal)
 
     async def _live(self, worker: Worker, in_hand: InHand) -> Exit:
         status = -signal.SIGKILL
@@ -334,72 +332,18 @@ class Incarnation:
         while True:
             until = float("inf")
             if self._draining:
-                self._leave_lines()
+                self._taking.leave_lines()
                 self._mailbox.wake_next()
             else:
-                until = self._take(in_hand)
+                until = self._taking.take(in_hand)
                 self._wear.count(in_hand.answered + in_hand.items)
             if self._cuts_sequences or self._mailbox.closed:
                 in_hand.sequences.drain(self.spec.model.name)
             if not in_hand.items and (self._draining or (self._mailbox.closed and not self._mailbox.waiting)):
-                self._leave_lines()
+                self._taking.leave_lines()
                 return
             with trio.move_on_at(until):
                 await self._signal.wait()
-
-    def _take(self, in_hand: InHand) -> float:
-        """Take what the decision gives; returns when to look again, at the latest."""
-        mailbox, signal = self._mailbox, self._signal
-        self._leave_lines()
-        took = self._take_streams(in_hand)
-        until = float("inf")
-        while True:
-            decision = self._decide(in_hand)
-            if not isinstance(decision, batching.Take):
-                break
-            envelopes = mailbox.take(mailbox.batch_lane, decision.count)
-            if envelopes:
-                in_hand.send_batch(envelopes)
-                took = True
-        if isinstance(decision, batching.WaitUntil):
-            until = decision.time
-        if not in_hand.batches:
-            mailbox.idle.add(signal)
-        elif in_hand.batches <= batching.PREFETCH:
-            mailbox.busy.add(signal)
-        if in_hand.streams < mailbox.batch_size:
-            mailbox.roomy.add(signal)
-        if took and mailbox.waiting:
-            mailbox.wake_next()
-        return until
-
-    def _decide(self, in_hand: InHand) -> batching.Decision:
-        mailbox = self._mailbox
-        lane = mailbox.batch_lane
-        now = trio.current_time()
-        return batching.decide(
-            now=now,
-            waiting=lane.count,
-            oldest_arrival=lane.oldest_arrival() if mailbox.max_delay_s else now,
-            in_hand=in_hand.batches,
-            others_idle=len(mailbox.idle) > 0,
-            batch_size=mailbox.batch_size,
-            max_delay_s=0.0 if mailbox.closed else mailbox.max_delay_s,
-            weight=lane.weight,
-            max_weight=mailbox.max_weight,
-        )
-
-    def _take_streams(self, in_hand: InHand) -> bool:
-        mailbox = self._mailbox
-        share = batching.stream_share(
-            waiting=mailbox.stream_lane.count,
-            room=mailbox.batch_size - in_hand.streams,
-            idle_others=len(mailbox.roomy),
-        )
-        envelopes = mailbox.take(mailbox.stream_lane, share)
-        for envelope in envelopes:
-            in_hand.open_stream(envelope)
-        return bool(envelopes)
 
 
 def describe_status(status: int) -> str:

@@ -8,6 +8,7 @@ loads nothing. Imports inside functions count for both.
 import ast
 import graphlib
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ FLOORS = {
     "actorserve.actors.overload": 2,
     "actorserve.actors.turns": 2,
     "actorserve.actors.waiters": 2,
+    "actorserve.actors.envelope": 2,
     "actorserve.actors.environment": 2,
     "actorserve.actors.device": 2,
     "actorserve.actors.duplex": 2,
@@ -50,6 +52,7 @@ FLOORS = {
     "actorserve.actors.mailbox": 3,
     "actorserve.actors.memory": 3,
     "actorserve.actors.wear": 3,
+    "actorserve.actors.process": 3,
     "actorserve.actors.sequences": 3,
     "actorserve.actors.thread_worker": 3,
     "actorserve.actors.worker_batches": 3,
@@ -62,7 +65,9 @@ FLOORS = {
     "actorserve.actors.directory": 4,
     "actorserve.actors.model_actor": 4,
     "actorserve.actors.autoscaler": 4,
+    "actorserve.actors.taking": 4,
     "actorserve.actors.child": 5,
+    "actorserve.actors.model": 5,
     "actorserve.actors.model_store": 5,
     "actorserve.actors.succession": 5,
     "actorserve.actors.supervisor": 5,
@@ -192,6 +197,25 @@ def test_every_module_has_a_floor():
     """A new module is given its floor in this list before it is merged, and the list names no module that has gone."""
     assert [name for name in SOURCES if floor(name) is None] == []
     assert [name for name in FLOORS if name not in SOURCES] == []
+
+
+def test_the_page_names_every_actor():
+    """docs/architecture.md has each module of actors/ on its floor, and names none that has gone."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    shown = {
+        (int(number), name)
+        for number, rooms in re.findall(r"^    (\d)  (.*)$", page, re.MULTILINE)
+        for name in re.findall(r"\w+", rooms.split("     ")[0])
+    }
+    prefix = "actorserve.actors."
+    actors = {(number, name.removeprefix(prefix)) for name, number in FLOORS.items() if name.startswith(prefix)}
+    assert actors - shown == set()
+    gone = {
+        name
+        for line in re.findall(r"^    [2-5]  .*actors: (.*)$", page, re.MULTILINE)
+        for name in re.findall(r"\w+", re.split(r"     |\(", line)[0])
+    }
+    assert gone - {name for _, name in actors} == set()
 
 
 def test_imports_go_down_only():

@@ -18,7 +18,8 @@ from serving import HERE, Serving, wait_for
 from actorserve import actors
 from actorserve.actors import forkserver as forkserver_module
 from actorserve.actors.environment import ONE_THREAD
-from actorserve.actors.forkserver import ForkFailed, Forkserver, WorkerProcess
+from actorserve.actors.forkserver import ForkFailed, Forkserver
+from actorserve.actors.process import WorkerProcess
 from actorserve.testing import descendants, is_alive
 
 TOOL = f'[models.tool]\nhandler = "handlers_for_tests:Tool"\nsource = "{HERE}"\n'
