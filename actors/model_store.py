@@ -1,29 +1,22 @@
-"""The model store: sources that a model may be registered from, and what a source says of itself.
+"""The model store: folders that a model may be registered from, and what a folder says of itself.
 
-A folder may hold `model.toml`: the keys of `[models.NAME]`, and `name`; what was made for TorchServe has a
-manifest. Both are read as data; code in the folder runs in workers only. What must not live here: how archives
-are unpacked (archives.py), what a manifest means (manifest.py), downloads (not there yet), gRPC.
+A folder may hold `model.toml`: the keys of `[models.NAME]`, and `name`. It is read as data; code in the
+folder runs in workers only. What must not live here: archives and downloads (not there yet), gRPC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 from pydantic import ValidationError
 
 from actorserve import config
-from actorserve.actors import archives, manifest
 from actorserve.actors.messages import Environment, ModelSpec, Restart
-from actorserve.actors.unpacking import Unpacking, inner
-from actorserve.config_types import is_name
-from actorserve.errors import BadInput, ConfigError, LoadFailed, NoSuchModel, Unsupported
+from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
 
-log = structlog.get_logger("actorserve.model_store")
 FILE = "model.toml"
 FOR_OPERATORS = ("isolation", "pass_env")
 """Keys that only the config file may set: what a folder says of itself cannot open the server to it."""
@@ -31,25 +24,11 @@ FOR_OPERATORS = ("isolation", "pass_env")
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A model's folder and what it says of itself, as keys of `[models.NAME]`.
-
-    `fixed`: those that win over RegisterModel's fields. `package`: of what may have a handler of TorchServe.
-    """
+    """A model's folder and what its `model.toml` says."""
 
     path: Path
     name: str
     content: dict[str, Any]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    package: Package | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """What was made for TorchServe, or is a model's file alone: its manifest, its model-config.yaml."""
-
-    manifest: manifest.Manifest
-    yaml: Mapping[str, Any]
-    file: str = ""
 
 
 def read_folder(path: Path) -> Folder:
@@ -71,115 +50,27 @@ def read_folder(path: Path) -> Folder:
     return Folder(path, name, content)
 
 
-def locate(store: Path, url: str) -> Path:
-    """The folder or file `url` of the store. BadInput, NoSuchModel or Unsupported say what is wrong with it."""
+def find(store: Path, url: str) -> Folder:
+    """The folder `url` of the store. BadInput, NoSuchModel or Unsupported say what is wrong with it."""
     if "://" in url:
-        raise Unsupported(f"url {url!r}: models are not fetched yet; put it into the model store")
+        raise Unsupported(f"url {url!r}: models are not fetched yet; put a folder into the model store")
     if ".." in Path(url).parts:
         raise BadInput("url", f"Relative path is not allowed in url: {url}")
+    if url.lower().endswith((".mar", ".tar.gz", ".zip")):
+        raise Unsupported(f"url {url!r}: archives are not served yet; unpack it into a folder of the model store")
     try:
         root, path = store.resolve(), (store / url).resolve()
-        exists = path.is_dir() or is_packed_file(path)
+        exists = path.is_dir()
     except (OSError, ValueError) as error:  # too long, or with a zero byte
         raise BadInput("url", f"{url[:80]!r} is no name of a folder: {error}") from None
     if path == root or not path.is_relative_to(root):
         raise BadInput("url", f"{url!r} is not a folder inside the model store")
     if not exists:
-        raise NoSuchModel(f"{url} (no such folder or archive in the model store)")
-    return path
-
-
-def is_packed_file(path: Path) -> bool:
-    """Whether it is an archive or a model's file that is there."""
-    return archives.kind_of(path.name) is not archives.Kind.FOLDER and path.is_file()
-
-
-async def open_source(path: Path, unpacking: Unpacking) -> Folder:
-    """A source of the store, unpacked where it is packed. BadInput, Unsupported, LoadFailed.
-
-    The caller releases its folder. Cancelling ends it, with nothing left.
-    """
+        raise NoSuchModel(f"{url} (no such folder in the model store)")
     try:
-        if not is_packed_file(path) and not (inner(path) / manifest.PLACE).exists():
-            return read_folder(path)
-        return await unpacking.in_thread(partial(open_now, path, unpacking))
+        return read_folder(path)
     except ConfigError as error:
-        raise BadInput("url", f"{path.name!r} cannot be used: {error}") from None
-    except BadInput as error:
-        raise BadInput("url", f"{path.name!r} cannot be used: {error.text}") from None
-
-
-def open_now(path: Path, unpacking: Unpacking, check: Callable[[], None] = lambda: None) -> Folder:
-    """As `open_source`, with `check` called often; blocks. ConfigError where a `model.toml` is wrong."""
-    if not is_packed_file(path):
-        folder = inner(path) if (inner(path) / manifest.PLACE).exists() else path
-        described = read_folder(folder)
-        return add_package(described, unpacking) if (folder / manifest.PLACE).exists() else described
-    folder = unpacking.unpack(path, check)
-    try:
-        if archives.kind_of(path.name) is archives.Kind.FILE:
-            name = archives.stem_of(path.name)
-            model = manifest.Manifest().model | {"serializedFile": path.name}
-            package = Package(manifest.Manifest({"model": {"serializedFile": path.name}}, model), {}, path.name)
-            return Folder(folder, name if is_name(name) else "", {}, package=package)
-        return add_package(read_folder(folder, name=""), unpacking)
-    except BaseException:
-        unpacking.remove(folder)
-        raise
-
-
-def add_package(described: Folder, unpacking: Unpacking) -> Folder:
-    """A folder with what its manifest and its model-config.yaml say; `model.toml` wins. BadInput, Unsupported."""
-    folder = described.path
-    packed = manifest.Manifest()
-    if (folder / manifest.PLACE).exists():
-        data = _read(folder / manifest.PLACE, manifest.MOST_MANIFEST_BYTES)
-        packed = manifest.parse_manifest(data, lambda name: (folder / name).is_file())
-    model, settings = packed.model, manifest.Settings()
-    if model["configFile"] and (folder / model["configFile"]).is_file():
-        data = _read(folder / model["configFile"], manifest.MOST_YAML_BYTES)
-        settings = manifest.settle(manifest.parse_yaml(data, model["configFile"]), unpacking.devices)
-    ignored = list(settings.ignored)
-    said = {"handler": model["handler"], "version": model["modelVersion"]}
-    if model["requirementsFile"] and unpacking.installs_requirements:
-        said["requirements"] = model["requirementsFile"]
-    elif model["requirementsFile"]:
-        ignored.append("requirementsFile has no effect without server.install_archive_requirements")
-    if ignored:
-        log.warning("parts of an archive have no effect", model=model["modelName"] or folder.name, ignored=ignored)
-    content = {key: value for key, value in said.items() if value} | dict(settings.content) | dict(settings.fixed)
-    return Folder(
-        folder,
-        (described.name if "name" in described.content else "") or model["modelName"] or described.name,
-        content | described.content,
-        settings.fixed,
-        Package(packed, settings.yaml),
-    )
-
-
-def _read(path: Path, most: int) -> bytes:
-    """A file's bytes, one more than `most` at most. LoadFailed."""
-    try:
-        with path.open("rb") as file:
-            return file.read(most + 1)
-    except OSError as error:
-        raise LoadFailed(f"{path.name} cannot be read: {error.strerror}", permanent=False) from None
-
-
-def merge(described: Folder, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that count: `given` wins over what the folder says. A handler of TorchServe becomes the one that runs it.
-
-    Its defaults are TorchServe's: one request a batch, 100 ms (facts of 0.12.0: RegisterModelRequest.java).
-    """
-    content = {**described.content, **given}
-    package, handler = described.package, content.get("handler")
-    if package is None or not handler or not isinstance(handler, str):
-        return content
-    if manifest.is_native(handler):
-        return {**content, "options": {"file": package.file, **content.get("options", {})}} if package.file else content
-    content = {"batch_size": 1, "max_batch_delay_ms": 100.0, **content}
-    options = manifest.options(package.manifest, package.yaml, handler=handler, batch_size=content["batch_size"])
-    return {**content, "handler": manifest.LOADER, "options": {**content.get("options", {}), "torchserve": options}}
+        raise BadInput("url", f"{url!r} cannot be used: {error}") from None
 
 
 def spec_of(
