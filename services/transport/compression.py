@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 TURN = 65_536
+STATE = 40_960  # octets that zlib keeps for one message being inflated
 LEVEL = 1  # processors are scarcer than bandwidth where models run: level 6 takes twice as long for a seventh less
 IDENTITY = b"identity"
 _WINDOW_BITS = {b"deflate": zlib.MAX_WBITS, b"gzip": zlib.MAX_WBITS | 16}
@@ -46,13 +48,17 @@ def accepts(header: bytes | None, encoding: bytes) -> bool:
     return header is not None and encoding in {part.strip(b" \t") for part in header.split(b",")}
 
 
+class Bomb(GRPCError):
+    """A message that inflates to more than the limit: RESOURCE_EXHAUSTED."""
+
+
 class Inflater:
     """Inflates one message, within a limit."""
 
     __slots__ = ("_decompress", "_encoding", "_limit", "_out", "_size", "pending")
 
     def __init__(self, encoding: bytes, size: int, limit: int) -> None:
-        self._decompress = zlib.decompressobj(_WINDOW_BITS[encoding])
+        self._decompress: Any = None  # made with the first octet: it takes STATE octets
         self._encoding = encoding
         self._size = size  # of the compressed message, for the error's text
         self._limit = limit
@@ -61,8 +67,8 @@ class Inflater:
 
     @property
     def held(self) -> int:
-        """Octets inflated so far."""
-        return len(self._out)
+        """Octets inflated so far, and what inflating takes itself."""
+        return len(self._out) + (0 if self._decompress is None else STATE)
 
     def feed(self, data: bytes, most: int) -> int:
         """Inflate at most about `most` octets; give how many it were.
@@ -70,6 +76,8 @@ class Inflater:
         Raises:
             GRPCError: RESOURCE_EXHAUSTED above the limit, INTERNAL for data that is not in the encoding.
         """
+        if self._decompress is None:
+            self._decompress = zlib.decompressobj(_WINDOW_BITS[self._encoding])
         decompress, out = self._decompress, self._out
         if decompress.eof:
             raise self._broken("something follows its end")
@@ -80,7 +88,9 @@ class Inflater:
             raise self._broken(str(error)) from None
         out += part
         if len(out) > self._limit:
-            raise GRPCError(
+            out.clear()  # the error's traceback keeps it
+            del part
+            raise Bomb(
                 Status.RESOURCE_EXHAUSTED,
                 f"received message of {self._size} bytes inflates to more than the limit of {self._limit} bytes",
             )
@@ -89,7 +99,7 @@ class Inflater:
 
     def finish(self) -> bytes:
         """Give the whole message."""
-        if not self._decompress.eof or self._decompress.unused_data:
+        if self._decompress is None or not self._decompress.eof or self._decompress.unused_data:
             raise self._broken("it does not end where its encoding ends")
         return bytes(self._out)
 

@@ -88,6 +88,15 @@ class Connection(StreamFrames):
             self._break(fault, events)
         return events
 
+    def blame(self) -> list[s.Event]:
+        """The driver found that a call was meant to cost more than it says: count that like a stream's fault."""
+        events: list[s.Event] = []
+        try:
+            self._counters.count(patience.FAULTS)
+        except ConnectionFault as fault:
+            self._break(fault, events)
+        return events
+
     # --- bytes -> frames -------------------------------------------------------------------
 
     def _parse(self, data: bytes, events: list[s.Event], budget: int) -> None:

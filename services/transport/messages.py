@@ -43,6 +43,7 @@ class MessageReader:
         "encoding",
         "more",
         "taken",
+        "turn",
     )
 
     def __init__(self, limit: int, encoding: bytes | None = None) -> None:
@@ -50,6 +51,7 @@ class MessageReader:
         self.compressed = False  # how the last message came
         self.more = False  # after None: not for want of DATA; ask again after a pause
         self.taken = 0  # octets taken and not yet reported; the driver resets it
+        self.turn = compression.TURN  # octets that one `next_message` inflates; 0: ask again later
         self._limit = limit
         self._need = PREFIX_SIZE  # octets of the prefix or of the message that have not come
         self._flag = -1  # -1: the prefix is not known yet
@@ -130,9 +132,10 @@ class MessageReader:
         return not self._need
 
     def _inflate(self, inflater: Inflater, inbox: deque[bytes]) -> bool:
-        budget = compression.TURN
+        budget = self.turn
         while budget > 0 and (inflater.pending or (self._need and inbox)):
-            budget -= inflater.feed(b"" if inflater.pending else self._cut(inbox), budget)
+            piece = b"" if inflater.pending else self._cut(inbox)
+            budget -= len(piece) + inflater.feed(piece, budget)  # pieces may inflate to nothing
         self.more = inflater.pending or bool(self._need and inbox)
         return not self._need and not inflater.pending
 

@@ -47,6 +47,10 @@ class Wire(Protocol):
     max_receive_bytes: int
     max_send_bytes: int
     send_buffer: int
+    inflating: trio.Lock  # held by the one call of the connection that inflates a message
+
+    def blame(self) -> None:
+        """Count a message that inflates beyond its limit as a fault of the client."""
 
     def flush(self) -> None:
         """Have what is queued written in the next tick."""

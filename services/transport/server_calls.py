@@ -72,6 +72,7 @@ class ServerCalls(ABC):
         self.max_receive_bytes = limits.max_receive_bytes
         self.max_send_bytes = limits.max_send_bytes
         self.send_buffer = limits.send_buffer
+        self.inflating = trio.Lock()
         self.calls: set[ServerStream] = set()
         self._handlers = handlers
         self._limits = limits

@@ -142,6 +142,12 @@ class ServerConnection(ServerCalls):
             self._nap.deadline = min(self._nap.deadline, now + self._limits.handshake_timeout_s)
         return not core.broken
 
+    def blame(self) -> None:
+        """Count a message that inflates beyond its limit as a fault of the client."""
+        self._dispatch(self.core.blame())
+        if self.core.broken:
+            self._reading.cancel()
+
     def _dispatch(self, events: list[s.Event]) -> None:
         for event in events:
             kind = event.__class__

@@ -8,6 +8,8 @@ Rules
    control back only for what it takes. Both return without a checkpoint when there is nothing to wait for.
 2. A unary request is exactly one message: none or two are UNIMPLEMENTED, as gRPC's table of status codes has it.
 3. Answers are not compressed unless the method sets `reply_encoding`, nor for a client that does not take it.
+4. The calls of one connection inflate one after another, a turn a tick: a crowd of bombs costs its sender's connection
+   time, and the others no more than one. A message that inflates beyond the limit is a fault of the client.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class ServerStream(ServerCall):
     def __init__(self, wire: Wire, stream: Stream, handler: Handler, method: str, expires: float | None) -> None:
         super().__init__(wire, stream, handler, method, expires)
         self._reader = MessageReader(wire.max_receive_bytes, stream.fields.get(b"grpc-encoding"))
+        self._reader.turn = 0
         self._encoding: bytes | None = None  # of the answer
         self._received = False
 
@@ -88,23 +91,44 @@ class ServerStream(ServerCall):
     async def _next_body(self) -> bytes | None:
         stream, reader, core = self.stream, self._reader, self._wire.core
         while True:
-            body = reader.next_message(stream.inbox)
-            if reader.taken:
-                core.consumed(stream, reader.taken)
-                reader.taken = 0
-                if core.wants_write:
-                    self._wire.flush()
+            body = self._take()
+            if reader.more:
+                body = await self._inflate()
             if body is not None:
                 if stream.held:
                     core.hold(stream, 0)
                 return body
-            if reader.more:
-                await trio.lowlevel.checkpoint()
-            elif stream.ended:
+            if stream.ended:
                 return None
-            else:
-                self._hold(reader.held)
-                await self._wait_readable()
+            self._hold(reader.held)
+            await self._wait_readable()
+
+    async def _inflate(self) -> bytes | None:
+        """Inflate what has come of a message, a turn a tick (rule 4)."""
+        reader = self._reader
+        async with self._wire.inflating:
+            reader.turn = compression.TURN
+            try:
+                while (body := self._take()) is None and reader.more:
+                    await trio.lowlevel.checkpoint()
+            finally:
+                reader.turn = 0
+        return body
+
+    def _take(self) -> bytes | None:
+        """Take a message, or as much of it as one turn allows; open the window again by what was taken."""
+        reader, wire = self._reader, self._wire
+        try:
+            body = reader.next_message(self.stream.inbox)
+        except compression.Bomb:
+            wire.blame()
+            raise
+        if reader.taken:
+            wire.core.consumed(self.stream, reader.taken)
+            reader.taken = 0
+            if wire.core.wants_write:
+                wire.flush()
+        return body
 
     def _hold(self, size: int) -> None:
         """Count what is kept of a message while the client is waited for."""

@@ -386,3 +386,100 @@ async def test_large_messages_do_not_hold_the_loop(nursery, autojump_clock):
 
     nursery.cancel_scope.cancel()
     assert steps >= 4 * 40
+
+
+# --- what inflating costs the connection ------------------------------------------------------------
+
+
+async def test_messages_that_inflate_too_far_are_faults_of_the_client(nursery, autojump_clock):
+    """Each is answered; one more than max_stream_faults ends the connection at once."""
+    client = Rig(nursery, tell, CHAT, max_receive_bytes=1000, max_stream_faults=2).raw()
+    bomb = framed(gzip.compress(bytes(5000)), 1)
+    for _ in range(2):
+        last = await client.ended(await client.request("/test.T/M", bomb, [("grpc-encoding", "gzip")]))
+        assert last["grpc-status"] == "8"
+    began = trio.current_time()
+    await client.request("/test.T/M", bomb, [("grpc-encoding", "gzip")])
+    octets = b""
+    while b"too many stream errors" not in octets:
+        octets += await client.stream.receive()
+
+    assert (11).to_bytes(4, "big") + b"too many stream errors" in octets
+    assert trio.current_time() - began < 0.1
+
+
+async def test_the_calls_of_a_connection_inflate_one_after_another(nursery, autojump_clock):
+    """However many compressed messages come at once, all together inflate one turn a tick, first come, first served."""
+    done, turns, calls, ticks = [], 8, 6, 0
+
+    async def method(stream):
+        message = await stream.recv_message()
+        done.append((ticks, message.value[:1]))
+        await stream.send_message(value(b""))
+
+    async def count():
+        nonlocal ticks
+        while True:
+            await trio.lowlevel.checkpoint()
+            ticks += 1
+
+    client = Rig(nursery, method).raw()
+    nursery.start_soon(count)
+    numbers = []
+    for n in range(calls):
+        body = value(b"%d" % n + bytes(turns * TURN)).SerializeToString()
+        numbers.append(await client.request("/test.T/M", framed(gzip.compress(body), 1), [("grpc-encoding", "gzip")]))
+    await client.ended(numbers[-1])
+    nursery.cancel_scope.cancel()
+
+    assert [b"%d" % n for n in range(calls)] == [name for _, name in done]
+    assert all(later - earlier >= turns for (earlier, _), (later, _) in pairwise(done))
+
+
+async def test_a_wait_for_a_message_that_is_cut_loses_nothing(nursery, autojump_clock):
+    """Cancelled within a message, the call reads on later; and the connection's other calls can inflate meanwhile."""
+    body = os.urandom(TURN) + bytes(6 * TURN)
+    cut = 0
+
+    async def patient(stream):
+        nonlocal cut
+        for steps in range(20):  # each try is cut one tick later
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as helpers:
+                    helpers.start_soon(after, steps, scope)
+                    message = await stream.recv_message()
+                    helpers.cancel_scope.cancel()
+                await stream.send_message(message)
+                return
+            cut += 1
+
+    async def after(steps, scope):
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    async def call(channel):
+        assert body == (await rig.stub(channel)(value(body))).value
+
+    rig = Rig(nursery, patient)
+    async with rig.channel(compression="gzip") as channel, trio.open_nursery() as together:
+        for _ in range(3):
+            together.start_soon(call, channel)
+    nursery.cancel_scope.cancel()
+
+    assert cut > 6
+
+
+def test_octets_that_inflate_to_nothing_take_turns_too():
+    """Empty blocks by the thousand are no way to hold the loop."""
+    compress = zlib.compressobj(1, zlib.DEFLATED, 31)
+    packed = compress.compress(b"") + b"".join(compress.flush(zlib.Z_FULL_FLUSH) for _ in range(8))
+    body = packed + b"\0\0\0\xff\xff" * (4 * TURN // 5) + compress.flush()
+    reader, turns = MessageReader(10 * TURN, b"gzip"), 1
+    inbox = deque(framed(body, 1)[at : at + 16_384] for at in range(0, len(body) + 5, 16_384))
+    while (message := reader.next_message(inbox)) is None:
+        assert reader.more
+        turns += 1
+
+    assert message == b""
+    assert turns >= 4
