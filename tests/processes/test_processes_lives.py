@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from serving import HERE, Serving, wait_for
+from serving import HERE, wait_for
 
 from actorserve import testing
 from actorserve.testing import descendants, is_alive
@@ -20,20 +20,6 @@ import sys, threading, time
 if any("forkserver_main" in argument for argument in sys.orig_argv):
     threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
 """
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start servers; whatever happens they are gone afterwards."""
-    started = []
-
-    def begin(models, **given):
-        started.append(Serving(tmp_path, models, **given))
-        return started[-1]
-
-    yield begin
-    for serving in started:
-        serving.kill()
 
 
 def test_nothing_outlives_the_server(start):

@@ -10,7 +10,7 @@ import time
 
 import grpc
 import pytest
-from serving import HERE, Serving, code_of, wait_for
+from serving import HERE, code_of, wait_for
 
 from actorserve.proto.inference_pb2 import PredictionsRequest
 from actorserve.proto.management_pb2 import DescribeModelRequest
@@ -19,20 +19,6 @@ from actorserve.testing import is_alive
 
 def table(name, handler, extra=""):
     return f'[models.{name}]\nhandler = "handlers_for_supervision:{handler}"\nsource = "{HERE}"\n{extra}\n'
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start a server; whatever happens it is gone afterwards."""
-    started = []
-
-    def begin(models, **given):
-        started.append(Serving(tmp_path, models, **given))
-        return started[-1]
-
-    yield begin
-    for serving in started:
-        serving.kill()
 
 
 def described(serving, model):
