@@ -138,7 +138,9 @@ class Connection(StreamFrames):
             self.unfinished_since = None
             self._buffer, self._at = b"", 0
             return
-        if offset > self._at or self.unfinished_since is None:
+        if self.more:
+            self.unfinished_since = None  # what is behind whole frames waits for us, not for the peer
+        elif offset > self._at or self.unfinished_since is None:
             self.unfinished_since = self._now
         self._buffer, self._at = (data, offset) if self.more else (data[offset:], 0)
 

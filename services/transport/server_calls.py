@@ -86,6 +86,10 @@ class ServerCalls(ABC):
     def flush(self) -> None:
         """Have what is queued written in the next tick."""
 
+    @abstractmethod
+    def blame(self) -> None:
+        """Count a message that inflates beyond its limit as a fault of the client."""
+
     async def _cancel_calls(self) -> None:
         """Cancel every call (rule 3). No new one may begin meanwhile."""
         for number, call in enumerate(list(self.calls), 1):

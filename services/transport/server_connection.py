@@ -137,7 +137,7 @@ class ServerConnection(ServerCalls):
             if not core.more:
                 break
             await trio.lowlevel.checkpoint()  # rule 4
-            events = core.receive(b"", now, TURN)
+            events = core.receive(b"", trio.current_time(), TURN)
         if core.block_since is not None:
             self._nap.deadline = min(self._nap.deadline, now + self._limits.handshake_timeout_s)
         return not core.broken

@@ -78,6 +78,8 @@ class Watch:
 
     def _too_slow(self, now: float) -> End | None:
         core, limits = self._core, self._limits
+        if core.more:  # the rest may be among the frames that wait for us
+            return None
         if core.block_since is not None and _past(now, core.block_since, limits.handshake_timeout_s):
             return End("slow", f.ENHANCE_YOUR_CALM, "a header block took too long")
         if core.unfinished_since is not None and _past(now, core.unfinished_since, limits.body_stall_timeout_s):

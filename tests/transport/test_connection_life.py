@@ -12,8 +12,10 @@ from test_rfc9113 import heads
 from test_transport_server import House
 
 from actorserve.services.transport import frames as f
+from actorserve.services.transport.connection import Connection
 from actorserve.services.transport.memory import memory_pair
 from actorserve.services.transport.server import GrpcServer, Limits
+from actorserve.services.transport.watch import End, Watch
 
 CALM = f.ENHANCE_YOUR_CALM
 
@@ -338,3 +340,22 @@ async def test_a_message_whose_stream_does_not_end_is_held_too(house, autojump_c
     number = await client.request("/test.Echo/Unary", framed(b"\x0a\xd0\x0f" + b"x" * 2000), end=False)
 
     assert (await client.ended(number))["grpc-status"] == "8"
+
+
+def test_a_backlog_of_ours_is_no_slowness_of_the_peer():
+    """While whole frames wait for their turn neither a frame nor a header block took too long; later the peer may."""
+    core, limits = Connection(client=False), Limits(body_stall_timeout_s=60, handshake_timeout_s=10)
+    watch, ping = Watch(core, limits, 0.0), f.encode(f.PING, 0, 0, bytes(8))
+    part = f.encode(f.HEADERS, f.END_STREAM, 1, b"\x83")
+    core.receive(f.PREFACE + f.encode_settings([]) + part, 0.0)
+    core.receive(f.encode(f.CONTINUATION, f.END_HEADERS, 1, b"\x86") + ping * 3 + ping[:10], 1.0, 0)
+    assert core.more
+    assert watch.due(100.0, 99.0) is None
+    core.receive(b"", 100.0, 1)
+    assert core.more
+    assert watch.due(200.0, 199.0) is None
+    core.receive(b"", 200.0)
+    assert not core.more
+    assert watch.due(259.0, 258.0) is None
+
+    assert watch.due(260.0, 259.0) == End("slow", CALM, "a frame took too long")
