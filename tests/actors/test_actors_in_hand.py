@@ -4,7 +4,7 @@
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from universe import run_virtually
 
@@ -255,6 +255,10 @@ async def test_no_more_than_the_credit_is_kept(message):
 
 
 @given(st.lists(GARBAGE, max_size=12))
+@example([wire.frame(Kind.ERROR, 5)])
+@example([wire.error(5, Outcome.RAISED, b"{")])
+@example([wire.frame(Kind.DONE, 5, b"x")])
+@example([wire.result(1, [Result(2, Outcome.RAISED, b"{", {})])])
 def test_exactly_one_ending_whatever_a_worker_says(said):
     """A worker may say anything: WireError at worst, and when it is gone every request has ended or goes back, once."""
 
