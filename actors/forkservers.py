@@ -231,7 +231,7 @@ class ProcessSpawner:
                 popen = _exec(forkserver.python, environment, descriptors)
                 process = WorkerProcess.of(popen, out_read, err_read, on_end)
             kept.pop_all()  # they are the worker's now
-            return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process, ours.send)
+            return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process, ours)
 
     def _say_exec(self, refusal: ForkRefused) -> None:
         if not self._said_exec:

@@ -21,7 +21,7 @@ from actorserve.actors.envelope import Envelope
 from actorserve.actors.messages import Answer, Generate, Metadata
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.sequences import Sequences
-from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Frame, Item, Kind, Outcome
+from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Data, Frame, Item, Kind, Outcome
 from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised, TooLarge
 
 LONGEST_S = 100 * 365 * 24 * 3600.0
@@ -85,7 +85,7 @@ class InHand:
     """The books of one incarnation. `write` queues bytes for the worker and never waits."""
 
     def __init__(
-        self, write: Callable[[bytes], None], write_now: Callable[[bytes], None] | None = None, *, gather_limit: int
+        self, write: Callable[[Data], None], write_now: Callable[[Data], None] | None = None, *, gather_limit: int
     ) -> None:
         """`write_now`: for what an idle worker waits for; default `write`."""
         self._write = write

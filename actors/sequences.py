@@ -14,7 +14,7 @@ import trio
 from actorserve.actors import wire
 from actorserve.actors.duplex import Duplex
 from actorserve.actors.reply import fail_quietly
-from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Frame, Item, Kind
+from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Data, Frame, Item, Kind
 from actorserve.errors import ActorserveError, Draining, NoSuchSequence, TooLarge
 
 PAYLOAD_LIMIT = MAX_FRAME_BYTES - 64
@@ -33,7 +33,7 @@ class _Credit:
 class Sequences:
     """The books of one incarnation's sequences. `write` queues bytes for the worker and never waits."""
 
-    def __init__(self, write: Callable[[bytes], None], failure: Callable[[int, bytes], ActorserveError]) -> None:
+    def __init__(self, write: Callable[[Data], None], failure: Callable[[int, bytes], ActorserveError]) -> None:
         """`failure`: the error that an outcome and its data stand for."""
         self._write = write
         self._failure = failure

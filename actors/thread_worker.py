@@ -119,7 +119,7 @@ class ThreadSpawner:
         ours, theirs = socket.socketpair()
         process = self.living[child.name] = ThreadProcess(child.name, theirs, self._forget)
         process.start()
-        return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process, ours.send)
+        return Worker(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process, ours)
 
     def _forget(self, process: ThreadProcess) -> None:
         if self.living.get(process.name) is process:

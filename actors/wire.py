@@ -9,6 +9,9 @@ may wait for theirs.
 An unknown kind ends the connection: `FrameReader` raises `WireError`, and so does every `read_*` for a payload
 that is not exactly what its kind says: what a worker sends may be anything, and must not hurt the server.
 
+Nothing large is copied that need not be: what packs a large frame gives its parts (`Data`), and what reads one hands
+out the room where the rest of it belongs (`FrameReader.room`). ADR 7.
+
 What must not live here: sockets, clocks, trio, torch, gRPC.
 Over 250 lines: what packs a frame stands beside what reads it.
 """
@@ -28,6 +31,9 @@ from actorserve.actors.messages import Metadata
 MAX_FRAME_BYTES = 1 << 30
 CREDIT_CHUNKS = 16
 CREDIT_BYTES = 256 * 1024
+MAX_PARTS = 1000  # of one sendmsg; Linux takes 1024
+LARGE = 65_536
+"""From so many bytes on a copy costs more than the calls that avoid it."""
 
 _HEADER = struct.Struct("<BQI")
 _ITEM = struct.Struct("<QqIII")
@@ -38,7 +44,11 @@ _CREDIT = struct.Struct("<II")
 _SECONDS = struct.Struct("<d")
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 HEADER_BYTES = _HEADER.size
+_FIRST_ROOM = 4 << 20  # of a frame that says it is larger no more is held than twice what has come
 T = TypeVar("T")
+P = TypeVar("P")
+Data = bytes | list[bytes | memoryview]
+"""Frames ready to be written: joined, or, where they are large, in parts that are written one behind the other."""
 _make = tuple.__new__  # of a NamedTuple, without a call of Python: one a chunk and one an item
 
 
@@ -68,6 +78,7 @@ class Kind(IntEnum):
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)
+_COPIED_OUT = frozenset(map(int, (Kind.BATCH, Kind.OPEN, Kind.OPEN_SEQUENCE, Kind.ITEM, Kind.RESULT)))
 
 
 class Outcome(IntEnum):
@@ -86,7 +97,10 @@ class WireError(Exception):
 
 
 class Frame(NamedTuple):
-    """One frame as it was read; `kind` is a plain int for speed and equals a `Kind`."""
+    """One frame as it was read; `kind` is a plain int for speed and equals a `Kind`.
+
+    `payload` is a memoryview where the frame was large and its reader (`read_batch` and its like) copies values out.
+    """
 
     kind: int
     id: int
@@ -117,27 +131,96 @@ def frame(kind: Kind, id: int = 0, payload: bytes = b"") -> bytes:
     return _HEADER.pack(kind, id, len(payload)) + payload
 
 
+def chunk(id: int, data: bytes) -> Data:
+    """A CHUNK frame: one answer of the stream `id`."""
+    size = len(data)
+    head = _HEADER.pack(Kind.CHUNK, id, size)
+    return head + data if size < LARGE else [head, data]
+
+
+def _ready(parts: list[bytes], kind: Kind, id: int) -> Data:
+    """Make a frame of its payload's parts: `parts[0]` is the place of its header."""
+    size = sum(map(len, parts))
+    parts[0] = _HEADER.pack(kind, id, size)
+    return b"".join(parts) if size < LARGE else gather(parts)
+
+
+def together(written: Sequence[Data]) -> Data:
+    """Several writes as one."""
+    if list not in map(type, written):
+        return b"".join(written)  # type: ignore[arg-type]  # no list among them
+    return gather(part for data in written for part in (data if isinstance(data, list) else (data,)))
+
+
+def unsent(parts: list[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+    """What is left of parts of which so many bytes have left."""
+    for at, part in enumerate(parts):
+        if sent < len(part):
+            return [memoryview(part)[sent:], *parts[at + 1 :]]
+        sent -= len(part)
+    return []
+
+
+def gather(parts: Iterable[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Join what is small: the same bytes in few parts, of which the large ones were not copied."""
+    gathered: list[bytes | memoryview] = []
+    small: list[bytes | memoryview] = []
+    for part in parts:
+        if len(part) < LARGE:
+            small.append(part)
+            continue
+        if small:
+            gathered.append(b"".join(small))
+            small = []
+        gathered.append(part)
+    if small:
+        gathered.append(b"".join(small))
+    return gathered
+
+
 class FrameReader:
     """Bytes in any split become frames in order.
+
+    Bytes come by `feed`, or, while `room` is not None, into it: then `filled` says how many. Both may take turns.
 
     What came whole before nonsense is still given (it may say that a batch has begun): `broken` is true then, and
     the next `feed` raises.
     """
 
-    __slots__ = ("_buffer", "broken")
+    __slots__ = ("_buffer", "_filled", "_large", "broken", "room")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._large = (0, 0, 0)  # kind, id and length of the frame that has a room
+        self._filled = 0  # how much of it has come
+        self.room: memoryview | None = None
+        """Where the next bytes of a large frame belong, while there is one whose header has come."""
         self.broken = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """Add what was received; return the frames that are now whole."""
+        first: list[Frame] = []
+        while self.room is not None and data:
+            size = min(len(data), len(self.room))
+            self.room[:size] = data[:size]
+            first += self.filled(size)
+            data = data[size:]
         source: bytes | bytearray = self._buffer
         if not source and isinstance(data, bytes):
             source = data  # the usual case: nothing is left over, so nothing is copied twice
         else:
             self._buffer += data
-        frames: list[Frame] = []
+        frames, start = self._whole(source, first)
+        if source is self._buffer:
+            del source[:start]
+        elif start < len(source):
+            self._buffer += source[start:]
+        if self._buffer and not self.broken:
+            self._make_room()
+        return frames
+
+    def _whole(self, source: bytes | bytearray, frames: list[Frame]) -> tuple[list[Frame], int]:
+        """Add the frames that are whole, and say where they end."""
         start, end = 0, len(source)
         while end - start >= HEADER_BYTES:
             kind, id, length = _HEADER.unpack_from(source, start)
@@ -151,25 +234,53 @@ class FrameReader:
             stop = start + HEADER_BYTES + length
             if stop > end:
                 break
-            if source is data:
-                payload = data[start + HEADER_BYTES : stop]
+            if isinstance(source, bytes):
+                payload = source[start + HEADER_BYTES : stop]
             else:
                 with memoryview(source) as view:  # a slice of a bytearray would be copied twice
                     payload = bytes(view[start + HEADER_BYTES : stop])
             frames.append(_make(Frame, (kind, id, payload)))
             start = stop
-        if source is self._buffer:
-            del source[:start]
-        else:
-            self._buffer += source[start:]
-        return frames
+        return frames, start
+
+    def _make_room(self) -> None:
+        """Give the frame that has begun a buffer of its own, if it is large."""
+        rest = self._buffer
+        if len(rest) < HEADER_BYTES:
+            return
+        self._large = _HEADER.unpack_from(rest)
+        length = self._large[2]
+        if length < LARGE:
+            return
+        self._filled = len(rest) - HEADER_BYTES
+        own = bytearray(min(length, max(_FIRST_ROOM, 2 * self._filled)))
+        own[: self._filled] = rest[HEADER_BYTES:]
+        self._buffer = bytearray()
+        self.room = memoryview(own)[self._filled :]
+
+    def filled(self, size: int) -> list[Frame]:
+        """So many bytes were received into `room`; return the frame if it is whole now."""
+        assert self.room is not None  # noqa: S101  # narrows the type: there was room
+        self._filled += size
+        own, self.room = self.room.obj, self.room[size:]
+        if self.room:
+            return []
+        kind, id, length = self._large
+        whole = memoryview(own)
+        if self._filled < length:
+            larger = bytearray(min(length, 2 * self._filled))
+            larger[: self._filled] = whole
+            self.room = memoryview(larger)[self._filled :]
+            return []
+        self.room, self._filled = None, 0
+        return [_make(Frame, (kind, id, whole if kind in _COPIED_OUT else bytes(whole)))]
 
 
-def _strict(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
+def _strict(read: Callable[[P], T]) -> Callable[[P], T]:
     """Make a reader say WireError for whatever is wrong with a payload."""
 
     @wraps(read)
-    def checked(payload: bytes) -> T:
+    def checked(payload: P) -> T:
         try:
             return read(payload)
         except (struct.error, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
@@ -178,7 +289,7 @@ def _strict(read: Callable[[bytes], T]) -> Callable[[bytes], T]:
     return checked
 
 
-def _at_end(payload: bytes, at: int) -> None:
+def _at_end(payload: bytes | memoryview, at: int) -> None:
     if at != len(payload):
         raise WireError(f"malformed payload: {len(payload)} bytes where its lengths say {at}")
 
@@ -193,13 +304,13 @@ def _pack_pairs(parts: list[bytes], pairs: Mapping[str, str | bytes]) -> None:
         parts += (_PAIR.pack(len(name), len(data)), name, data)
 
 
-def _unpack_pairs(payload: bytes, at: int, count: int) -> tuple[dict[str, bytes], int]:
+def _unpack_pairs(payload: bytes | memoryview, at: int, count: int) -> tuple[dict[str, bytes], int]:
     pairs: dict[str, bytes] = {}
     for _ in range(count):
         name_length, length = _PAIR.unpack_from(payload, at)
         at += _PAIR.size
         name_end = at + name_length
-        pairs[payload[at:name_end].decode()] = payload[name_end : name_end + length]
+        pairs[str(payload[at:name_end], "utf-8")] = bytes(payload[name_end : name_end + length])
         at = name_end + length
     return pairs, at
 
@@ -222,10 +333,10 @@ def _pack_item(parts: list[bytes], item: Item) -> None:
         _pack_pairs(parts, item.metadata)
 
 
-def _unpack_item(payload: bytes, at: int) -> tuple[Item, int]:
+def _unpack_item(payload: bytes | memoryview, at: int) -> tuple[Item, int]:
     id, deadline_ns, id_length, inputs, metadata = _ITEM.unpack_from(payload, at)
     at += _ITEM.size + id_length
-    request_id = payload[at - id_length : at].decode()
+    request_id = str(payload[at - id_length : at], "utf-8")
     input_pairs, at = _unpack_pairs(payload, at, inputs)
     if not metadata:
         return _make(Item, (id, deadline_ns, request_id, input_pairs, _EMPTY)), at
@@ -242,17 +353,16 @@ def size_of(item: Item) -> int:
     return size
 
 
-def batch(id: int, items: Sequence[Item]) -> bytes:
+def batch(id: int, items: Sequence[Item]) -> Data:
     """A BATCH frame."""
     parts = [b"", _COUNT.pack(len(items))]
     for item in items:
         _pack_item(parts, item)
-    parts[0] = _HEADER.pack(Kind.BATCH, id, sum(map(len, parts)))
-    return b"".join(parts)
+    return _ready(parts, Kind.BATCH, id)
 
 
 @_strict
-def read_batch(payload: bytes) -> list[Item]:
+def read_batch(payload: bytes | memoryview) -> list[Item]:
     """The items of a BATCH's payload."""
     (count,) = _COUNT.unpack_from(payload)
     at = _COUNT.size
@@ -264,37 +374,37 @@ def read_batch(payload: bytes) -> list[Item]:
     return items
 
 
-def open_stream(item: Item) -> bytes:
+def open_stream(item: Item) -> Data:
     """An OPEN frame; its id is the item's."""
-    parts: list[bytes] = []
+    parts = [b""]
     _pack_item(parts, item)
-    return frame(Kind.OPEN, item.id, b"".join(parts))
+    return _ready(parts, Kind.OPEN, item.id)
 
 
 @_strict
-def read_open(payload: bytes) -> Item:
+def read_open(payload: bytes | memoryview) -> Item:
     """The item of an OPEN's payload."""
     item, at = _unpack_item(payload, 0)
     _at_end(payload, at)
     return item
 
 
-def open_sequence(item: Item) -> bytes:
+def open_sequence(item: Item) -> Data:
     """An OPEN_SEQUENCE frame; its id is the item's. Read with `read_open`."""
-    parts: list[bytes] = []
+    parts = [b""]
     _pack_item(parts, item)
-    return frame(Kind.OPEN_SEQUENCE, item.id, b"".join(parts))
+    return _ready(parts, Kind.OPEN_SEQUENCE, item.id)
 
 
-def item(id: int, inputs: Mapping[str, bytes]) -> bytes:
+def item(id: int, inputs: Mapping[str, bytes]) -> Data:
     """An ITEM frame: one message of the sequence `id`."""
-    parts = [_COUNT.pack(len(inputs))]
+    parts = [b"", _COUNT.pack(len(inputs))]
     _pack_pairs(parts, inputs)
-    return frame(Kind.ITEM, id, b"".join(parts))
+    return _ready(parts, Kind.ITEM, id)
 
 
 @_strict
-def read_item(payload: bytes) -> dict[str, bytes]:
+def read_item(payload: bytes | memoryview) -> dict[str, bytes]:
     """The inputs of an ITEM's payload."""
     (count,) = _COUNT.unpack_from(payload)
     pairs, at = _unpack_pairs(payload, _COUNT.size, count)
@@ -305,7 +415,7 @@ def read_item(payload: bytes) -> dict[str, bytes]:
 # --- RESULT, DONE and ERROR ------------------------------------------------------------------
 
 
-def result(id: int, results: Iterable[Result]) -> bytes:
+def result(id: int, results: Iterable[Result]) -> Data:
     """A RESULT frame: every item of the batch `id`, each with its own ending."""
     parts = [b"", b""]
     count = 0
@@ -315,12 +425,11 @@ def result(id: int, results: Iterable[Result]) -> bytes:
         if one.trailers:
             _pack_pairs(parts, one.trailers)
     parts[1] = _COUNT.pack(count)
-    parts[0] = _HEADER.pack(Kind.RESULT, id, sum(map(len, parts)))
-    return b"".join(parts)
+    return _ready(parts, Kind.RESULT, id)
 
 
 @_strict
-def read_result(payload: bytes) -> list[Result]:
+def read_result(payload: bytes | memoryview) -> list[Result]:
     """The endings in a RESULT's payload."""
     (count,) = _COUNT.unpack_from(payload)
     at = _COUNT.size
@@ -328,7 +437,7 @@ def read_result(payload: bytes) -> list[Result]:
     for _ in range(count):
         id, outcome, trailers, length = _RESULT.unpack_from(payload, at)
         at += _RESULT.size
-        data = payload[at : at + length]
+        data = bytes(payload[at : at + length])
         at += length
         metadata = _EMPTY
         if trailers:

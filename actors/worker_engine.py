@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from actorserve.actors import wire
-from actorserve.actors.wire import Item, Kind, Outcome
+from actorserve.actors.wire import Data, Item, Kind, Outcome
 from actorserve.actors.worker_batches import Batches
 from actorserve.actors.worker_items import Arrival, Flags, Stream, encode, failure
 from actorserve.actors.worker_sequences import Sequences
@@ -38,7 +38,7 @@ class Engine:
         *,
         inbox: SimpleQueue[list[Arrival]],
         flags: Flags,
-        send: Callable[[bytes], None],
+        send: Callable[[Data], None],
         batch_size: int = 32,
         max_batch_weight: int = 0,
     ) -> None:
@@ -47,7 +47,7 @@ class Engine:
         self._inbox = inbox
         self._flags = flags
         self._send = send
-        self._out: list[bytes] = []
+        self._out: list[Data] = []
         self._batches: deque[tuple[int, list[Item]]] = deque()
         self._runs = Batches(handler, flags=flags, make=self._request, max_weight=max_batch_weight)
         self._newcomers: deque[Stream] = deque()
@@ -140,7 +140,7 @@ class Engine:
     def _flush(self) -> None:
         self._flushed = time.monotonic()
         if self._out:
-            self._send(b"".join(self._out))
+            self._send(wire.together(self._out))
             self._out.clear()
 
     def _flush_if_late(self) -> None:
@@ -238,7 +238,7 @@ class Engine:
         data = encode(answer)
         stream.chunks -= 1
         stream.bytes -= len(data)
-        self._out.append(wire.frame(Kind.CHUNK, stream.id, data))
+        self._out.append(wire.chunk(stream.id, data))
 
     def _end(self, stream: Stream, last: bytes) -> None:
         """Free what the handler holds for a stream, then say how it ended. Once per stream."""

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from actorserve.actors import wire
 from actorserve.actors.load_errors import is_permanent
-from actorserve.actors.wire import Frame, FrameReader, Kind
+from actorserve.actors.wire import Data, Frame, FrameReader, Kind
 from actorserve.actors.worker_engine import Engine
 from actorserve.actors.worker_items import Arrival, Flags, text_of
 from actorserve.errors import ActorserveError, LoadFailed
@@ -35,6 +35,7 @@ from actorserve.handlers.base import Context, Request, missing_methods
 
 PR_SET_PDEATHSIG = 1
 WARMUP_STEPS = 8
+READ_BYTES = 1 << 16
 
 
 def die_with_parent(expected_parent: int) -> None:
@@ -62,11 +63,15 @@ class Wire:
         self._leave = leave
         self._lock = threading.Lock()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: Data) -> None:
         """Write; the server always reads, so this does not wait for long. The server gone: leave."""
         try:
             with self._lock:
-                self._sock.sendall(data)
+                if isinstance(data, bytes):
+                    self._sock.sendall(data)
+                    return
+                while data:
+                    data = wire.unsent(data, self._sock.sendmsg(data[: wire.MAX_PARTS]))
         except OSError:
             self._leave(1)
 
@@ -75,12 +80,16 @@ class Wire:
         reader = FrameReader()
         while True:
             try:
-                data = self._sock.recv(1 << 18)
-                frames = reader.feed(data)
+                if reader.room is None:
+                    data = self._sock.recv(READ_BYTES)
+                    size, frames = len(data), reader.feed(data)
+                else:
+                    size = self._sock.recv_into(reader.room, 0, socket.MSG_WAITALL)
+                    frames = reader.filled(size)
                 arrivals = [arrival for frame in frames if (arrival := self._arrival(frame, flags)) is not None]
             except (OSError, wire.WireError):
                 self._leave(1)
-            if not data:
+            if not size:
                 self._leave(0)
             if arrivals:
                 inbox.put(arrivals)

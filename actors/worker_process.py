@@ -8,6 +8,7 @@ What must not live here: how a process comes about (forkserver.py), what is said
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -16,9 +17,9 @@ import structlog
 import trio
 
 from actorserve.actors.messages import ChildSpec
-from actorserve.actors.wire import Frame, FrameReader
+from actorserve.actors.wire import MAX_PARTS, Data, Frame, FrameReader, together, unsent
 
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 16
 LINE_BYTES = 8192
 LINES_A_SECOND = 200
 
@@ -63,28 +64,29 @@ class Spawner(Protocol):
 class Worker(trio.abc.AsyncResource):
     """One worker as its actor sees it. Writes never wait; `run_writer` carries them out."""
 
-    def __init__(
-        self, stream: trio.abc.Stream, process: Process, send_now: Callable[[bytes], int] | None = None
-    ) -> None:
-        """`send_now`: a send on the stream's socket that takes what it can without waiting."""
+    def __init__(self, stream: trio.abc.Stream, process: Process, sock: socket.socket | None = None) -> None:
+        """`sock`: the stream's socket, which does not block, for what need not wait and for what is large."""
         self.process = process
-        self._send_now = send_now
+        self._sock = sock
         self._writing = False
         self._stream = stream
         self._reader = FrameReader()
-        self._pending: list[bytes] = []
+        self._pending: list[Data] = []
         self._wake = trio.Event()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         """Queue frames; what is queued in one scheduler tick leaves in one write."""
         self._pending.append(data)
         self._wake.set()
 
-    def write_now(self, data: bytes) -> None:
+    def write_now(self, data: Data) -> None:
         """Queue frames that begin work: what the socket takes at once leaves at once, which saves two turns."""
-        if self._send_now is not None and not self._pending and not self._writing:
+        if self._sock is not None and not self._pending and not self._writing:
             try:
-                data = data[self._send_now(data) :]
+                if isinstance(data, list):
+                    data = unsent(data, self._sock.sendmsg(data[:MAX_PARTS]))
+                else:
+                    data = data[self._sock.send(data) :]
             except BlockingIOError:
                 pass
             except OSError:
@@ -98,9 +100,10 @@ class Worker(trio.abc.AsyncResource):
             while True:
                 await self._wake.wait()
                 self._wake = trio.Event()
-                data, self._pending = b"".join(self._pending), []
+                data, self._pending = together(self._pending), []
                 self._writing = True
-                await self._stream.send_all(data)
+                for part in data if isinstance(data, list) else (data,):
+                    await self._stream.send_all(part)
                 self._writing = False
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._pending = []
@@ -110,15 +113,29 @@ class Worker(trio.abc.AsyncResource):
         if self._reader.broken:
             self._reader.feed(b"")  # raises
         while True:
+            frames = await self._receive_some()
+            if frames is None or frames:
+                return frames or []
+
+    async def _receive_some(self) -> list[Frame] | None:
+        """Wait for bytes; give the frames that are whole with them, None at the end."""
+        reader = self._reader
+        if reader.room is None or self._sock is None:
             try:
                 data = await self._stream.receive_some(READ_BYTES)
             except trio.BrokenResourceError:
-                return []
-            if not data:
-                return []
-            frames = self._reader.feed(data)
-            if frames:
-                return frames
+                return None
+            return reader.feed(data) if data else None
+        await trio.lowlevel.checkpoint()  # a worker that is always quicker must not keep the loop
+        while True:  # a large frame: its bytes go where they belong
+            try:
+                size = self._sock.recv_into(reader.room)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._sock)
+            except OSError:
+                return None
+            else:
+                return reader.filled(size) if size else None
 
     async def aclose(self) -> None:
         """Close the socket, which ends the worker."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from actorserve.actors import wire
-from actorserve.actors.wire import Item, Kind, Outcome
+from actorserve.actors.wire import Data, Item, Kind, Outcome
 from actorserve.actors.worker_items import Flags, Stream, encode, failure
 from actorserve.handlers.base import Request
 
@@ -45,7 +45,7 @@ class Sequences:
     """See the module's docstring. `make` gives the Request of an Item, `out` takes frames for the next write."""
 
     def __init__(
-        self, handler: Any, *, flags: Flags, make: Make, out: Callable[[bytes], None], batch_size: int = 32
+        self, handler: Any, *, flags: Flags, make: Make, out: Callable[[Data], None], batch_size: int = 32
     ) -> None:
         self._handler = handler
         self._flags = flags
@@ -150,7 +150,7 @@ class Sequences:
                 raise answer  # one path for what feed returned and what encoding raises
             data = encode(answer)
             sequence.bytes -= len(data)
-            self._out(wire.frame(Kind.CHUNK, sequence.id, data))
+            self._out(wire.chunk(sequence.id, data))
         except Exception as error:  # noqa: BLE001  # the handler's
             self._out(wire.fault(sequence.id, *failure(error)))
         sequence.chunks -= 1
@@ -162,7 +162,7 @@ class Sequences:
                 with self._flags.handler_call():
                     answer = self._handler.finish(sequence.state)
                 if answer is not None:
-                    self._out(wire.frame(Kind.CHUNK, sequence.id, encode(answer)))
+                    self._out(wire.chunk(sequence.id, encode(answer)))
         except Exception as error:  # noqa: BLE001  # the handler's
             self._end(sequence, wire.error(sequence.id, *failure(error)))
             return

@@ -29,11 +29,11 @@ from processes import ours
 from table import median, show
 
 from actorserve.actors import wire
-from actorserve.actors.wire import Frame, FrameReader, Item, Outcome, Result
+from actorserve.actors.wire import Data, Frame, FrameReader, Item, Outcome, Result
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 
 SIZE, ROUNDS, ECHOES = 1_000_000, 7, 100
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 16
 SLOT = struct.Struct("<QQ")
 LENGTH = struct.Struct("<Q")
 METHOD = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
@@ -50,17 +50,23 @@ class Sample:
 def receive(sock: socket.socket, reader: FrameReader) -> Frame | None:
     """The next frame; None at the end."""
     while True:
-        data = sock.recv(READ_BYTES)
-        if not data:
+        if reader.room is None:
+            data = sock.recv(READ_BYTES)
+            size, frames = len(data), reader.feed(data)
+        else:
+            size = sock.recv_into(reader.room, 0, socket.MSG_WAITALL)
+            frames = reader.filled(size)
+        if not size:
             return None
-        frames = reader.feed(data)
         if frames:
             return frames[0]
 
 
-def batch_of(data: bytes) -> bytes:
-    """What the server sends for one item."""
-    return wire.batch(1, [Item(1, 0, "", {"data": data}, {})])
+def send(sock: socket.socket, data: Data) -> None:
+    """Write frames, as server and worker do."""
+    parts = data if isinstance(data, list) else [data]
+    while parts:
+        parts = wire.unsent(parts, sock.sendmsg(parts))
 
 
 def socket_worker(sock: socket.socket, _arena: mmap.mmap) -> None:
@@ -68,12 +74,12 @@ def socket_worker(sock: socket.socket, _arena: mmap.mmap) -> None:
     reader = FrameReader()
     while frame := receive(sock, reader):
         (item,) = wire.read_batch(frame.payload)
-        sock.sendall(wire.result(1, [Result(1, Outcome.OK, item.inputs["data"], {})]))
+        send(sock, wire.result(1, [Result(1, Outcome.OK, item.inputs["data"], {})]))
 
 
 def socket_echo(sock: socket.socket, _arena: mmap.mmap, data: bytes, reader: FrameReader) -> bytes:
     """One echo as the server does it."""
-    sock.sendall(batch_of(data))
+    send(sock, wire.batch(1, [Item(1, 0, "", {"data": data}, {})]))
     frame = receive(sock, reader)
     assert frame is not None  # narrows the type: the worker lives
     return wire.read_result(frame.payload)[0].data
@@ -87,7 +93,7 @@ def arena_worker(sock: socket.socket, arena: mmap.mmap) -> None:
         start, size = SLOT.unpack(item.inputs["data"])
         data = arena[start : start + size]  # bytes, as a handler gets them
         arena[half : half + size] = data
-        sock.sendall(wire.result(1, [Result(1, Outcome.OK, SLOT.pack(half, size), {})]))
+        send(sock, wire.result(1, [Result(1, Outcome.OK, SLOT.pack(half, size), {})]))
 
 
 def arena_echo(sock: socket.socket, arena: mmap.mmap, data: bytes, reader: FrameReader) -> bytes:

@@ -16,7 +16,7 @@ import trio.testing
 
 from actorserve.actors import wire
 from actorserve.actors.messages import ChildSpec
-from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Frame, FrameReader, Item, Kind, Outcome, Result
+from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Data, Frame, FrameReader, Item, Kind, Outcome, Result
 from actorserve.actors.worker_process import Worker
 from actorserve.errors import BadInput, LoadFailed
 
@@ -174,11 +174,12 @@ class ScriptedWorker:
         else:
             items.send_nowait(wire.read_item(frame.payload))
 
-    async def _say(self, data: bytes) -> None:
+    async def _say(self, data: Data) -> None:
         """Write; where the server has gone this is the end, as of a real worker."""
         try:
             async with self._lock:
-                await self._stream.send_all(data)
+                for part in data if isinstance(data, list) else (data,):
+                    await self._stream.send_all(part)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.process.end(1)
 
@@ -237,7 +238,7 @@ class ScriptedWorker:
                     return wire.done(item.id)
                 stream.chunks -= 1
                 stream.bytes -= len(chunk)
-                await self._say(wire.frame(Kind.CHUNK, item.id, chunk))
+                await self._say(wire.chunk(item.id, chunk))
 
     async def _feed(self, item: Item, stream: _Stream) -> bytes:
         """Answer the items of one sequence within its credit; gives the frame that ends it."""
@@ -252,7 +253,7 @@ class ScriptedWorker:
                 await self._say(wire.fault(item.id, *_failure(answer)))
             else:
                 stream.bytes -= len(answer)
-                await self._say(wire.frame(Kind.CHUNK, item.id, answer))
+                await self._say(wire.chunk(item.id, answer))
         return wire.done(item.id)
 
     async def _run_stream(self, item: Item, answer: Callable[[Item, _Stream], Awaitable[bytes]]) -> None:

@@ -47,8 +47,8 @@ class World:
         self._frames = FrameReader()
         self._opened = 0
 
-    def send(self, data: bytes) -> None:
-        for frame in self._frames.feed(data):
+    def send(self, data: wire.Data) -> None:
+        for frame in self._frames.feed(b"".join(data) if isinstance(data, list) else data):
             self.sent.setdefault(frame.id, []).append(frame)
             if frame.kind in (Kind.DONE, Kind.ERROR):
                 assert frame.id in self.live, "a stream ended twice, or without having been opened"

@@ -4,10 +4,10 @@
 
 import contextlib
 import struct
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actorserve.actors import wire
@@ -25,8 +25,12 @@ results = st.builds(Result, ids, st.sampled_from([int(one) for one in Outcome]),
 frames = st.lists(st.tuples(st.sampled_from(list(Kind)), ids, st.binary(max_size=200)), max_size=12)
 
 
-def one(data: bytes) -> Frame:
-    (frame,) = FrameReader().feed(data)
+def joined(data: wire.Data) -> bytes:
+    return b"".join(data) if isinstance(data, list) else data
+
+
+def one(data: wire.Data) -> Frame:
+    (frame,) = FrameReader().feed(joined(data))
     return frame
 
 
@@ -39,6 +43,75 @@ def test_any_split_gives_the_same_frames(said, cuts):
     heard = [frame for start, end in pairwise(edges) for frame in reader.feed(stream[start:end])]
 
     assert said == heard
+
+
+LARGE_SIZES = st.one_of(st.integers(0, 300), st.integers(wire.LARGE - 20, wire.LARGE + 20), st.just(300_000))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(list(Kind)), ids, LARGE_SIZES), max_size=4),
+    st.lists(st.tuples(st.integers(1, 200_000), st.booleans()), max_size=6),
+)
+@settings(deadline=None)
+def test_large_frames_by_whichever_way_they_come(said, reads):
+    """Fed, or received into the room for them, in turns and in reads of any size: the same frames, in order."""
+    said = [(kind, id, bytes(range(251)) * (size // 251 + 1)) for kind, id, size in said]
+    stream = memoryview(b"".join(wire.frame(*one) for one in said))
+    reader, heard, sizes = FrameReader(), [], cycle([*reads, (50_000, True)])
+    while stream:
+        size, by_room = next(sizes)
+        if by_room and reader.room is not None:
+            size = min(size, len(reader.room), len(stream))
+            reader.room[:size] = stream[:size]
+            heard += reader.filled(size)
+        else:
+            size = min(size, len(stream))
+            heard += reader.feed(bytes(stream[:size]))
+        stream = stream[size:]
+
+    assert said == heard
+    assert reader.room is None
+
+
+@given(st.integers(wire.LARGE, wire.MAX_FRAME_BYTES), st.integers(0, 6 << 20))
+@settings(deadline=None, max_examples=20)
+def test_a_length_is_not_believed_before_its_bytes_come(length, come):
+    """What is held of a frame is at most 4 MiB or twice what has come, whatever length it says."""
+    reader = FrameReader()
+    come = min(come, length - 1)
+    reader.feed(struct.pack("<BQI", Kind.RESULT, 1, length) + bytes(come))
+
+    assert reader.room is not None
+    assert 0 < len(reader.room) + come <= max(4 << 20, 2 * come)
+
+
+@given(st.lists(st.lists(LARGE_SIZES, min_size=1, max_size=4), min_size=1, max_size=3), st.data())
+@settings(deadline=None)
+def test_parts_make_the_same_bytes(writes, data):
+    """However writes are put together, and wherever a send stops, what is left is what has not left."""
+    values = [[bytes([n % 256]) * n for n in sizes] for sizes in writes]
+    whole = b"".join(part for value in values for part in value)
+    ready = wire.together([value if len(value) > 1 else value[0] for value in values])
+    sent = data.draw(st.integers(0, len(whole)))
+
+    assert whole == joined(ready)
+    assert whole[sent:] == b"".join(wire.unsent(ready if isinstance(ready, list) else [ready], sent))
+
+
+def test_what_is_large_is_not_copied():
+    """A large value leaves as the very object that it is, in a BATCH, an OPEN, an ITEM, a RESULT and a CHUNK."""
+    value = bytes(wire.LARGE)
+    one = Item(1, 0, "", {"data": value, "more": b"x"}, {})
+    written = [
+        wire.batch(1, [one]),
+        wire.open_stream(one),
+        wire.item(1, one.inputs),
+        wire.result(1, [Result(1, 0, value, {})]),
+        wire.chunk(1, value),
+    ]
+
+    for data in [*written, wire.together(written)]:
+        assert any(part is value for part in data)
 
 
 @given(ids, st.lists(items, max_size=5))

@@ -11,9 +11,9 @@ from collections import Counter
 
 import grpc
 import pytest
-from serving import HERE, SECRET, Serving, code_of, wait_for
+from serving import HERE, INFERENCE, SECRET, Serving, code_of, wait_for
 
-from actorserve.proto.inference_pb2 import PredictionsRequest
+from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 from actorserve.testing import is_alive
 
 TOOL = f'handler = "handlers_for_tests:Tool"\nsource = "{HERE}"\n'
@@ -96,6 +96,21 @@ def test_what_a_handler_says_reaches_the_log(server):
         {"event": "log hello", "logger_name": "tool", "level": "warning"},
     ):
         assert server.logged(**line, **who)
+
+
+def test_large_payloads_cross_both_ways(server):
+    """5 MB to a worker and back, several at once and beside small ones, as unary answers and as a stream's message."""
+    sent = [bytes([n]) + os.urandom(5_000_000 if n % 2 else 10) for n in range(6)]
+    requests = [PredictionsRequest(model_name="echo", input={"data": data}) for data in sent]
+    kinds = PredictionsRequest.SerializeToString, PredictionResponse.FromString
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}", [("grpc.max_receive_message_length", -1)]) as channel:
+        predict = channel.unary_unary(INFERENCE + "Predictions", *kinds)
+        generate = channel.unary_stream(INFERENCE + "StreamPredictions", *kinds)
+        answers = [predict.future(request, timeout=60) for request in requests]
+        streams = [generate(request, timeout=60) for request in requests]
+
+        assert sent == [answer.result().prediction for answer in answers]
+        assert sent == [b"".join(message.prediction for message in stream) for stream in streams]
 
 
 def test_a_flood_is_cut(server):
