@@ -22,7 +22,7 @@ from actorserve.actors.messages import Answer, Generate, Metadata
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.sequences import Sequences
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Data, Frame, Item, Kind, Outcome
-from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised, TooLarge
+from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised, HandlerStatus, TooLarge
 
 LONGEST_S = 100 * 365 * 24 * 3600.0
 """A deadline further away than this never comes."""
@@ -37,6 +37,9 @@ def failure(outcome: int, data: bytes) -> ActorserveError:
             return BadInput(*wire.read_error_data(data))
         case Outcome.RAISED:
             return HandlerRaised(*wire.read_error_data(data))
+        case Outcome.CODED:
+            code, text = wire.read_error_data(data)
+            return HandlerStatus(int(code), text)
         case Outcome.EXPIRED:
             return Expired("the deadline passed before the batch began")
         case Outcome.CANCELLED:

@@ -90,6 +90,7 @@ class Outcome(IntEnum):
     EXPIRED = 3
     CANCELLED = 4
     TOO_LARGE = 5
+    CODED = 6
 
 
 class WireError(Exception):
@@ -481,7 +482,7 @@ def read_error(payload: bytes) -> tuple[int, bytes]:
 
 
 def error_data(first: str, text: str) -> bytes:
-    """Pack a failure: (field, text) for BAD_INPUT, (exception type, text) for RAISED."""
+    """Pack a failure: (field, text) for BAD_INPUT, (exception type, text) for RAISED, (code, text) for CODED."""
     return json.dumps([first, text]).encode()
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from actorserve.actors import wire
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Outcome
-from actorserve.errors import BadInput
+from actorserve.errors import BadInput, HandlerStatus
 from actorserve.handlers.base import Request
 
 
@@ -42,6 +42,8 @@ def failure(error: BaseException) -> tuple[Outcome, bytes]:
     """How an exception of the handler travels back."""
     if isinstance(error, BadInput):
         return Outcome.BAD_INPUT, wire.error_data(str(error.field), str(error.text))
+    if isinstance(error, HandlerStatus):
+        return Outcome.CODED, wire.error_data(str(error.code), str(error.text))
     return Outcome.RAISED, wire.error_data(type(error).__name__, text_of(error))
 
 

@@ -41,16 +41,38 @@ TABLE: dict[type[Exception], Status] = {
     errors.Unavailable: Status.UNAVAILABLE,
     errors.Expired: Status.DEADLINE_EXCEEDED,
     errors.HandlerRaised: Status.INTERNAL,
+    errors.HandlerStatus: Status.UNKNOWN,  # and by its code: `coded`
     errors.LoadFailed: Status.FAILED_PRECONDITION,
     errors.StartupTimeout: Status.DEADLINE_EXCEEDED,
 }
+
+CODES = {
+    400: Status.INVALID_ARGUMENT,
+    401: Status.UNAUTHENTICATED,
+    403: Status.PERMISSION_DENIED,
+    404: Status.NOT_FOUND,
+    409: Status.ABORTED,
+    413: Status.RESOURCE_EXHAUSTED,
+    416: Status.OUT_OF_RANGE,
+    429: Status.RESOURCE_EXHAUSTED,
+    499: Status.CANCELLED,
+    501: Status.UNIMPLEMENTED,
+    503: Status.UNAVAILABLE,
+    504: Status.DEADLINE_EXCEEDED,
+}
+"""The codes that a handler may end an item with, in HTTP's numbers, as TorchServe translates them."""
+
+
+def coded(code: int) -> Status:
+    """The status of a handler's own code: by `CODES`, else by its class; what is no error is UNKNOWN."""
+    return CODES.get(code) or {4: Status.FAILED_PRECONDITION, 5: Status.INTERNAL}.get(code // 100, Status.UNKNOWN)
 
 
 def translate(error: Exception) -> GRPCError | None:
     """The status that an error stands for; None: not one of ours, so a bug."""
     if isinstance(error, GRPCError):
         return error
-    status = TABLE.get(type(error))
+    status = coded(error.code) if isinstance(error, errors.HandlerStatus) else TABLE.get(type(error))
     if status is None:
         return None
     return GRPCError(status, shorten(str(error)), _details(error))

@@ -142,6 +142,8 @@ class Source:
         if isinstance(node, ast.Import):
             names = {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            if ".torchserve.shim." in self.name and node.level:
+                return  # a package of its own, put on sys.path as `ts`: what it imports so is its own
             assert not node.level, f"{self.name}: imports are absolute"
             assert node.module is not None
             names = {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}

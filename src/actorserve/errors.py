@@ -158,6 +158,18 @@ class HandlerRaised(ActorserveError):
         return f"{self.kind}: {self.text}" if self.text else self.kind
 
 
+class HandlerStatus(ActorserveError):
+    """The handler ended its item with a status `code` of its own, in HTTP's numbers (TorchServe's contract)."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class LoadFailed(ActorserveError):
     """The model could not be loaded. `permanent`: no restart can mend it."""
 

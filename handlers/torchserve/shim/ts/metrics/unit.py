@@ -1,0 +1,25 @@
+"""In what metrics are counted."""
+
+
+class Units:
+    """Names of units, and how a short one is written out."""
+
+    ms = "Milliseconds"
+    s = "Seconds"
+    B = "Bytes"
+    kB = "Kilobytes"
+    MB = "Megabytes"
+    GB = "Gigabytes"
+    percent = "Percent"
+    count = "Count"
+    units = {  # noqa: RUF012  # handlers read it from the class
+        "ms": ms,
+        "s": s,
+        "B": B,
+        "kB": kB,
+        "MB": MB,
+        "GB": GB,
+        "percent": percent,
+        "count": count,
+        "": "unit",
+    }
