@@ -28,6 +28,7 @@ import grpc  # type: ignore[import-untyped]
 from processes import ours
 from table import median, show
 
+from actorserve.__main__ import keep_free_memory
 from actorserve.actors import wire
 from actorserve.actors.wire import Data, Frame, FrameReader, Item, Outcome, Result
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
@@ -179,10 +180,9 @@ def served(data: bytes, rounds: int) -> list[Sample]:
     return samples
 
 
-def main() -> None:
+def run(*, size: int = SIZE, rounds: int = ROUNDS) -> None:
     """Measure and print."""
-    size = int(sys.argv[1]) if len(sys.argv) > 1 else SIZE
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else ROUNDS
+    keep_free_memory()  # as the server does, so that the ways are measured with its allocator
     data = os.urandom(size)
     ways = {
         "socket": (socket_worker, socket_echo),
@@ -216,4 +216,4 @@ def show_gain(name: str, than: str, of: dict[str, float], what: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(size=int(sys.argv[1]) if len(sys.argv) > 1 else SIZE, rounds=int(sys.argv[2]) if len(sys.argv) > 2 else ROUNDS)

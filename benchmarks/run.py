@@ -16,6 +16,7 @@ import generation
 import load
 import models
 import open_calls
+import payloads
 import replicas
 import slow_readers
 import transport
@@ -31,6 +32,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "models": lambda o: models.run(rounds=o.rounds, seconds=4 * o.seconds),
     "generation": lambda o: generation.run(rounds=min(o.rounds, 3)),
     "replicas": lambda _: replicas.run(),
+    "payloads": lambda o: payloads.run(rounds=o.rounds),
     "slow_readers": lambda o: slow_readers.run(rounds=o.rounds, seconds=2 * o.seconds),
 }
 
