@@ -33,6 +33,7 @@ class Limits:
     max_connection_age_s: float = 0.0  # give or take a tenth, so that clients do not all come back at once
     max_connection_age_grace_s: float = 30.0  # after which calls on an aged connection are cut
     max_idle_s: float = 600.0  # without a call
+    max_handshakes: int = 128  # of TLS under way; one more, and the oldest is closed
     max_connections: int = 10_000  # of the listener; beyond it an idle one goes, or else the new one. 0: no limit
     # what a peer may hold, and do in ten seconds (patience.py)
     write_stall_timeout_s: float = 60.0  # an answer that the client takes less than 1 KiB of in so long is cut

@@ -26,13 +26,14 @@ from grpclib.exceptions import GRPCError
 
 from actorserve.services.transport import frames
 from actorserve.services.transport.connection import Connection
+from actorserve.services.transport.handshakes import Handshakes
 from actorserve.services.transport.interceptors import Events, Interceptor, compose
 from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.server_call import TrioDeadline
 from actorserve.services.transport.server_calls import CallRecord, OnEnd, Translate
 from actorserve.services.transport.server_connection import ServerConnection
 from actorserve.services.transport.server_stream import ServerStream
-from actorserve.services.transport.tls import Certificates, PeerIdentity, handshake
+from actorserve.services.transport.tls import Certificates, PeerIdentity
 
 __all__ = ["CallRecord", "GrpcServer", "HasMapping", "Limits", "ServerStream", "Statistics", "TrioDeadline"]
 
@@ -86,14 +87,13 @@ class GrpcServer:
         self._translate = translate
         self._on_end = on_end
         self._interceptors = tuple(interceptors)
-        self._certificates = certificates
+        self._handshakes = None if certificates is None else Handshakes(certificates, self._limits)
         self.__dispatch__ = Events(self._compose)  # grpclib.events.listen finds it under this name
         self._listened = False
         self._invoke = compose(self._interceptors) if self._interceptors else None
         self._connections: dict[ServerConnection, None] = {}  # in the order of coming, or of having been looked at
         self._refused = 0
         self._lingering = 0
-        self._handshaking = 0
         self._closed: Counter[str] = Counter()
         self._connections_total = 0
         self._accepting: set[trio.CancelScope] = set()
@@ -182,23 +182,15 @@ class GrpcServer:
 
     async def _accepted(self, stream: trio.abc.Stream) -> None:
         peer = _peer_of(stream)
-        if self._certificates is None or not isinstance(stream, trio.SocketStream):
+        if self._handshakes is None or not isinstance(stream, trio.SocketStream):
             await self.serve_connection(stream, peer)
             return
         limit = self._limits.max_connections
-        if limit and self._handshaking >= limit:
+        if limit and self._handshakes.open >= limit:
             self._refused += 1
             await trio.aclose_forcefully(stream)
             return
-        self._handshaking += 1
-        secured = None
-        try:
-            with trio.move_on_after(self._limits.handshake_timeout_s or float("inf")):
-                secured = await handshake(stream, self._certificates)
-        finally:
-            self._handshaking -= 1
-            if secured is None:
-                await trio.aclose_forcefully(stream)
+        secured = await self._handshakes.shake(stream)
         if secured is not None:
             await self.serve_connection(secured[0], peer, secured[1])
         else:

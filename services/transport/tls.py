@@ -119,9 +119,10 @@ def identity_of(certificate: dict[str, Any] | None) -> PeerIdentity | None:
     return PeerIdentity(subject.get("commonName", ""), names)
 
 
-async def handshake(
-    stream: trio.SocketStream, certificates: Certificates
-) -> tuple[trio.SSLStream[trio.SocketStream], PeerIdentity | None] | None:
+Secured = tuple[trio.SSLStream[trio.SocketStream], PeerIdentity | None]
+
+
+async def handshake(stream: trio.SocketStream, certificates: Certificates) -> Secured | None:
     """Shake hands; None if the peer does not speak TLS, is not allowed in, or wants no HTTP/2. The caller bounds it."""
     secure = trio.SSLStream(stream, certificates.context(), server_side=True, https_compatible=True)
     try:

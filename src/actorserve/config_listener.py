@@ -66,6 +66,9 @@ class Listener(Table):
     handshake_timeout_s: float = Field(
         default=10.0, gt=0, description="Seconds that a new connection has to send HTTP/2's preface and settings."
     )
+    max_handshakes: int = Field(
+        default=128, ge=1, le=100_000, description="TLS handshakes under way; one more, and the oldest is closed."
+    )
     stream_window: int = Field(
         default=262_144, ge=65_535, lt=1 << 31, description="Bytes that a client may send ahead on one call."
     )
