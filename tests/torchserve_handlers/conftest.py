@@ -155,7 +155,7 @@ def handle(data, context):
     try:
         if word == "endless":
             while True:
-                send_intermediate_predict_response(["tick"], context.request_ids, "ok", 200, context)
+                send_intermediate_predict_response(["tick"] * len(data), context.request_ids, "ok", 200, context)
         if word == "large":
             for _ in range(100):
                 send_intermediate_predict_response(["x" * 1000] * len(data), context.request_ids, "ok", 200, context)
