@@ -1,45 +1,72 @@
-"""The model store: folders that a model may be registered from, and what a folder says of itself.
+"""The model store: sources that a model may be registered from, and what a source says of itself.
 
-A folder may hold `model.toml`: the keys of `[models.NAME]`, and `name`. It is read as data; code in the
-folder runs in workers only. What must not live here: archives and downloads (not there yet), gRPC.
+A folder may hold `model.toml`: the keys of `[models.NAME]`, and `name`; what was made for TorchServe has a
+manifest. Both are read as data; code in the folder runs in workers only. What must not live here: how archives
+are unpacked (archives.py), what a manifest means (manifest.py), downloads (not there yet), gRPC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 
 from actorserve import config
+from actorserve.actors import archives, manifest
 from actorserve.actors.messages import Environment, ModelSpec, Restart
-from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
+from actorserve.actors.unpacking import Unpacking, inner
+from actorserve.config_types import is_name
+from actorserve.errors import BadInput, ConfigError, LoadFailed, NoSuchModel, Unsupported
 
+log = structlog.get_logger("actorserve.model_store")
 FILE = "model.toml"
+MOST_FILE_BYTES = 1 << 20
 FOR_OPERATORS = ("isolation", "pass_env")
 """Keys that only the config file may set: what a folder says of itself cannot open the server to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A model's folder and what its `model.toml` says."""
+    """A model's folder and what it says of itself, as keys of `[models.NAME]`.
+
+    `fixed`: those that win over RegisterModel's fields. `package`: of what may have a handler of TorchServe.
+    """
 
     path: Path
     name: str
     content: dict[str, Any]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    package: Package | None = None
 
 
-def read_folder(path: Path) -> Folder:
-    """A folder as it describes itself; ConfigError where its `model.toml` is wrong."""
+@dataclass(frozen=True, slots=True)
+class Package:
+    """What was made for TorchServe, or is a model's file alone: its manifest, its model-config.yaml."""
+
+    manifest: manifest.Manifest
+    yaml: Mapping[str, Any]
+    file: str = ""
+
+
+def read_folder(path: Path, default_name: str | None = None) -> Folder:
+    """A folder as it describes itself; ConfigError where its `model.toml` is wrong.
+
+    `default_name` is its name where the file does not say one. Default: the folder's.
+    """
     content: dict[str, Any] = {}
     if (path / FILE).exists():
+        if (path / FILE).stat().st_size > MOST_FILE_BYTES:
+            raise ConfigError("source", f"{path / FILE} is larger than {MOST_FILE_BYTES} bytes")
         try:
             content = config.read_toml(path / FILE)
         except ConfigError as error:
             raise ConfigError("source", error.text) from None
-    name = content.pop("name", path.name)
+    name = content.pop("name", path.name if default_name is None else default_name)
     if not isinstance(name, str):
         raise ConfigError("name", f"{name!r} in {path / FILE} is not text")
     if "source" in content:
@@ -50,35 +77,157 @@ def read_folder(path: Path) -> Folder:
     return Folder(path, name, content)
 
 
-def find(store: Path, url: str) -> Folder:
-    """The folder `url` of the store. BadInput, NoSuchModel or Unsupported say what is wrong with it."""
+def locate(store: Path, url: str) -> Path:
+    """The folder or file `url` of the store. BadInput, NoSuchModel or Unsupported say what is wrong with it."""
     if "://" in url:
-        raise Unsupported(f"url {url!r}: models are not fetched yet; put a folder into the model store")
+        raise Unsupported(f"url {url!r}: models are not fetched yet; put it into the model store")
     if ".." in Path(url).parts:
         raise BadInput("url", f"Relative path is not allowed in url: {url}")
-    if url.lower().endswith((".mar", ".tar.gz", ".zip")):
-        raise Unsupported(f"url {url!r}: archives are not served yet; unpack it into a folder of the model store")
     try:
         root, path = store.resolve(), (store / url).resolve()
-        exists = path.is_dir()
+        exists = path.is_dir() or is_packed_file(path)
     except (OSError, ValueError) as error:  # too long, or with a zero byte
         raise BadInput("url", f"{url[:80]!r} is no name of a folder: {error}") from None
     if path == root or not path.is_relative_to(root):
         raise BadInput("url", f"{url!r} is not a folder inside the model store")
     if not exists:
-        raise NoSuchModel(f"{url} (no such folder in the model store)")
+        raise NoSuchModel(f"{url} (no such folder or archive in the model store)")
+    return path
+
+
+def is_packed_file(path: Path) -> bool:
+    """Whether it is an archive or a model's file that is there."""
+    return archives.kind_of(path.name) is not archives.Kind.FOLDER and path.is_file()
+
+
+async def open_source(path: Path, unpacking: Unpacking) -> Folder:
+    """A source of the store, unpacked where it is packed. BadInput, Unsupported, LoadFailed.
+
+    The caller releases its folder. Cancelling ends it, with nothing left.
+    """
     try:
-        return read_folder(path)
+        if not is_packed_file(path) and not (inner(path) / manifest.PLACE).exists():
+            return read_folder(path)
+        return await unpacking.in_thread(partial(open_now, path, unpacking))
     except ConfigError as error:
-        raise BadInput("url", f"{url!r} cannot be used: {error}") from None
+        raise BadInput("url", f"{path.name!r} cannot be used: {error}") from None
+    except BadInput as error:
+        raise BadInput("url", f"{path.name!r} cannot be used: {error.text}") from None
+
+
+def open_now(path: Path, unpacking: Unpacking, check: Callable[[], None] = lambda: None) -> Folder:
+    """As `open_source`, with `check` called often; blocks. ConfigError where a `model.toml` is wrong."""
+    if not is_packed_file(path):
+        folder = inner(path)
+        if not (folder / manifest.PLACE).exists():
+            return read_folder(path)
+        return add_package(read_folder(folder, ""), unpacking, default_name=folder.name)
+    folder = unpacking.unpack(path, check)
+    try:
+        if archives.kind_of(path.name) is archives.Kind.FILE:
+            name = archives.stem_of(path.name)
+            model = {**manifest.Manifest().model, "serializedFile": path.name}
+            package = Package(manifest.Manifest({"model": {"serializedFile": path.name}}, model), {}, path.name)
+            return Folder(folder, name if is_name(name) else "", {}, package=package)
+        return add_package(read_folder(folder, ""), unpacking)
+    except BaseException:
+        unpacking.remove(folder)
+        raise
+
+
+def add_package(described: Folder, unpacking: Unpacking, default_name: str = "") -> Folder:
+    """A folder with what its manifest and its model-config.yaml say; `model.toml` wins. BadInput, Unsupported."""
+    folder = described.path
+    packed = manifest.Manifest()
+    if (folder / manifest.PLACE).exists():
+        data = _read(folder / manifest.PLACE, manifest.MOST_MANIFEST_BYTES)
+        packed = manifest.parse_manifest(data, lambda name: (folder / name).is_file())
+    model, settings = packed.model, manifest.Settings()
+    if model["configFile"] and (folder / model["configFile"]).is_file():
+        data = _read(folder / model["configFile"], manifest.MOST_YAML_BYTES)
+        settings = manifest.settle(manifest.parse_yaml(data, model["configFile"]), unpacking.devices)
+    ignored = list(settings.ignored)
+    said = {"handler": model["handler"], "version": model["modelVersion"]}
+    if model["requirementsFile"] and unpacking.installs_requirements:
+        said["requirements"] = model["requirementsFile"]
+    elif model["requirementsFile"]:
+        ignored.append("requirementsFile has no effect without server.install_archive_requirements")
+    if ignored:
+        log.warning("parts of an archive have no effect", model=model["modelName"] or folder.name, ignored=ignored)
+    content = {key: value for key, value in said.items() if value} | dict(settings.content) | dict(settings.fixed)
+    return Folder(
+        folder,
+        described.name or model["modelName"] or default_name,
+        content | described.content,
+        settings.fixed,
+        Package(packed, settings.yaml),
+    )
+
+
+def _read(path: Path, most: int) -> bytes:
+    """A file's bytes, one more than `most` at most. LoadFailed."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        raise LoadFailed(f"{path.name} cannot be read: {error.strerror}", permanent=False) from None
+
+
+def merge(described: Folder, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that count: `given` wins over what the folder says. What runs TorchServe's handlers takes their place.
+
+    Its defaults are TorchServe's: one request a batch, 100 ms (0.12.0: RegisterModelRequest.java).
+    """
+    content = {**described.content, **given}
+    package, handler = described.package, content.get("handler")
+    if package is None or not handler or not isinstance(handler, str):
+        return content
+    if manifest.is_native(handler):
+        named = {"file": package.file} if package.file else {}
+        return {**content, "options": {**named, **content.get("options", {})}}
+    content = {"batch_size": 1, "max_batch_delay_ms": 100.0, **content}
+    options = manifest.options(package.manifest, package.yaml, handler=handler, batch_size=content["batch_size"])
+    return {**content, "handler": manifest.LOADER, "options": {**content.get("options", {}), "torchserve": options}}
+
+
+def of_config(name: str, model: config.Model, *, folder: Path, unpacking: Unpacking) -> ModelSpec:
+    """The ModelSpec of a model of the config file; ConfigError. `folder` is what a relative `source` means. Blocks."""
+    if model.source is None:
+        return spec_of(name, model, folder=folder, loaded_at_startup=True)
+    source = (folder / model.source).resolve()
+    if not source.is_dir() and not is_packed_file(source):
+        raise ConfigError("source", f"there is no folder or archive {folder / model.source}")
+    try:
+        described = open_now(source, unpacking)
+    except BadInput as error:
+        raise ConfigError("source", f"{source} cannot be used: {error.text}") from None
+    except (LoadFailed, Unsupported) as error:
+        raise ConfigError("source", str(error)) from None
+    if described.package is not None and model.isolation == "thread":
+        raise ConfigError(
+            "isolation", '"thread" is for code that is trusted: an archive or a model\'s file has "process"'
+        )
+    return spec_of(name, model, folder=folder, described=described, loaded_at_startup=True)
 
 
 def spec_of(
-    name: str, model: config.Model, *, folder: Path, url: str = "", loaded_at_startup: bool = False
+    name: str,
+    model: config.Model,
+    *,
+    folder: Path,
+    url: str = "",
+    described: Folder | None = None,
+    loaded_at_startup: bool = False,
 ) -> ModelSpec:
-    """A model's ModelSpec. `folder` is what the model's relative `source` means."""
+    """A model's ModelSpec. `folder` is what a relative path in `model` means; `described`: its `source`, opened."""
     given = model.model_fields_set
-    model, model_dir = _with_its_folder(model, folder)
+    model_dir = folder
+    if described is not None:
+        model_dir = described.path
+        url = url or (str(model.source) if described.package is not None else "")
+        model = _with_its_folder(model, described)
+    if not model.handler:
+        raise ConfigError("handler", f"is missing, and {model_dir / FILE} does not name one")
     return ModelSpec(
         name=name,
         version=model.version,
@@ -114,21 +263,15 @@ def spec_of(
     )
 
 
-def _with_its_folder(model: config.Model, folder: Path) -> tuple[config.Model, Path]:
-    """The model with what its own folder says where the config does not, and that folder."""
-    model_dir = folder
-    if model.source is not None:
-        described = read_folder((folder / model.source).resolve())
-        model_dir = described.path
-        if described.content:
-            given = model.model_dump(exclude_unset=True, exclude={"source"})
-            try:
-                model = parse({**described.content, **given})
-            except ConfigError as error:
-                raise ConfigError(error.key, f"{error.text} (in {model_dir / FILE})") from None
-    if not model.handler:
-        raise ConfigError("handler", f"is missing, and {model_dir / FILE} does not name one")
-    return model, model_dir
+def _with_its_folder(model: config.Model, described: Folder) -> config.Model:
+    """The model with what its own folder says where the config does not."""
+    if not described.content and described.package is None:
+        return model
+    given = model.model_dump(exclude_unset=True, exclude={"source"})
+    try:
+        return parse(merge(described, given))
+    except ConfigError as error:
+        raise ConfigError(error.key, f"{error.text} (in {described.path / FILE})") from None
 
 
 def _environment(model: config.Model, bases: Mapping[str, Path]) -> Environment:

@@ -14,6 +14,7 @@ from actorserve.actors import model_store
 from actorserve.actors.directory import Directory
 from actorserve.actors.messages import ModelSpec, Observe, Scale, Spawn, Stop
 from actorserve.actors.supervisor import Supervisor
+from actorserve.actors.unpacking import Unpacking
 from actorserve.config_types import is_name
 from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
 from actorserve.proto.management_grpc import ManagementAPIsServiceBase
@@ -41,13 +42,21 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
     """See the module's docstring. `folder`: what a native handler gets as `model_dir`."""
 
     def __init__(
-        self, directory: Directory, supervisor: Supervisor, *, model_store: Path, folder: Path, grace_s: float
+        self,
+        directory: Directory,
+        supervisor: Supervisor,
+        *,
+        model_store: Path,
+        folder: Path,
+        grace_s: float,
+        unpacking: Unpacking,
     ) -> None:
         self._directory = directory
         self._supervisor = supervisor
         self._model_store = model_store
         self._folder = folder
         self._grace_s = grace_s
+        self._unpacking = unpacking
 
     async def ListModels(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
         """The default versions, by name, at most 100 a page."""
@@ -75,12 +84,23 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         await _say(stream, describe.description(models))
 
     async def RegisterModel(self, stream: ServerStream) -> None:  # noqa: N802
-        """Spawn a model: a native handler, or a folder of the model store."""
+        """Spawn a model: a native handler, or a folder, an archive or a file of the model store.
+
+        Cancelled while it is unpacked, nothing has happened.
+        """
         request = await _read(stream)
-        spec = self._spec(request)
-        check_model(stream, spec.name)
+        _check_fields(request)
+        if request.model_name:
+            check_model(stream, request.model_name)
+        found = await self._found(request.url)
+        try:
+            spec = self._spec(request, found)
+            check_model(stream, spec.name)
+            reply = self._supervisor.ask(Spawn(spec, unregister_on_failure=request.synchronous))
+        except BaseException:
+            await self._unpacking.release(found.path)
+            raise
         workers = spec.workers_min
-        reply = self._supervisor.ask(Spawn(spec, unregister_on_failure=request.synchronous))
         if request.synchronous or not workers or reply.is_set:
             await reply.wait()
         label = f'Model "{spec.name}" Version: {spec.version} registered with {workers} initial workers'
@@ -122,22 +142,15 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
 
     # --- RegisterModel's fields ------------------------------------------------------------------
 
-    def _spec(self, request: RegisterModelRequest) -> ModelSpec:
-        if request.runtime not in RUNTIMES:
-            raise BadInput("runtime", f"Invalid RuntimeType value: {request.runtime}")
-        if request.s3_sse_kms:
-            raise Unsupported("s3_sse_kms: models are not fetched yet; put a folder into the model store")
-        for field in ("batch_size", "initial_workers", "max_batch_delay", "response_timeout", "startup_timeout"):
-            if getattr(request, field) < 0:
-                raise BadInput(field, f"{getattr(request, field)} is negative")
-        if request.url:
-            found = model_store.find(self._model_store, request.url)
-            content, name, folder = found.content, found.name, found.path
-        elif request.handler:
-            content, name, folder = {}, "", self._folder
-        else:
-            raise BadInput("url", "Parameter url is required.")
-        return self._parse(request, {**content, **_given(request)}, request.model_name or name, folder)
+    async def _found(self, url: str) -> model_store.Folder:
+        """The source that is meant; without a url, the config file's folder, which says nothing of itself."""
+        if not url:
+            return model_store.Folder(self._folder, "", {})
+        return await model_store.open_source(model_store.locate(self._model_store, url), self._unpacking)
+
+    def _spec(self, request: RegisterModelRequest, found: model_store.Folder) -> ModelSpec:
+        content = model_store.merge(found, {**_given(request), **found.fixed})
+        return self._parse(request, content, request.model_name or found.name, found.path)
 
     def _parse(self, request: RegisterModelRequest, content: dict[str, Any], name: str, folder: Path) -> ModelSpec:
         if not name:
@@ -151,6 +164,19 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
             return model_store.spec_of(name, model_store.parse(content), folder=folder, url=request.url)
         except ConfigError as error:
             raise BadInput(_field(error.key, request), error.text) from None
+
+
+def _check_fields(request: RegisterModelRequest) -> None:
+    """BadInput or Unsupported for what is wrong whatever the source holds."""
+    if request.runtime not in RUNTIMES:
+        raise BadInput("runtime", f"Invalid RuntimeType value: {request.runtime}")
+    if request.s3_sse_kms:
+        raise Unsupported("s3_sse_kms: models are not fetched yet; put them into the model store")
+    for field in ("batch_size", "initial_workers", "max_batch_delay", "response_timeout", "startup_timeout"):
+        if getattr(request, field) < 0:
+            raise BadInput(field, f"{getattr(request, field)} is negative")
+    if not request.url and not request.handler:
+        raise BadInput("url", "Parameter url is required.")
 
 
 def _field(key: str, request: RegisterModelRequest) -> str:

@@ -75,9 +75,14 @@ def complain(text: str) -> None:
 
 def check(settings: config.Config) -> None:
     """Print the whole configuration, defaults included; ConfigError if a model's folder is wrong."""
-    from actorserve.server import ledger_here, model_specs  # noqa: PLC0415  # --help needs none of the floors
+    from actorserve.server import ledger_here, model_specs, unpacking_of  # noqa: PLC0415  # --help needs no floor
 
-    model_specs(settings, ledger_here())
+    ledger = ledger_here()
+    unpacking = unpacking_of(settings, ledger)
+    try:
+        model_specs(settings, ledger, unpacking)
+    finally:
+        unpacking.close()
     print(settings.model_dump_json(indent=2))  # noqa: T201
 
 

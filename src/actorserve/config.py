@@ -20,6 +20,7 @@ from pydantic import (
     BaseModel,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -37,6 +38,7 @@ from actorserve.config_types import (
     check_handler,
     is_metadata_key,
     is_name,
+    is_packed,
     is_variable,
 )
 from actorserve.errors import ConfigError
@@ -60,6 +62,25 @@ class Server(Table):
     cache_dir: Folder = Field(
         default_factory=lambda: Path.home() / ".cache" / "actorserve",
         description="Folder for converted weights and for the venvs of models. Default: `~/.cache/actorserve`.",
+    )
+    max_archive_bytes: int = Field(
+        default=16 << 30, ge=1, le=1 << 50, description="Largest archive of a model, in bytes (docs/archives.md)."
+    )
+    max_unpacked_bytes: int = Field(
+        default=64 << 30, ge=1, le=1 << 50, description="Most bytes that one archive may hold unpacked."
+    )
+    max_archive_files: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Most files and folders in one archive."
+    )
+    max_archive_ratio: int = Field(
+        default=200,
+        ge=1,
+        le=10_000,
+        description="Most that an archive may grow in unpacking, as a multiple of its size; 64 MiB are always allowed.",
+    )
+    install_archive_requirements: bool = Field(
+        default=False,
+        description="Install the requirements file that an archive's manifest names. It runs pip, so it is asked for.",
     )
     grace_s: float = Field(
         default=30.0,
@@ -109,13 +130,16 @@ class Workers(Table):
 class Model(Table):
     """One model: what runs, how often, and how it is fed."""
 
-    handler: str = Field(
-        default="",
-        description="`module:Class` of the handler. May be left out where the folder of `source` has a `model.toml`.",
-    )
     source: Folder | None = Field(
         default=None,
-        description="The model's folder: first on the worker's `sys.path`, and what its handler gets as `model_dir`.",
+        description="The model's folder: first on the worker's `sys.path`, and what its handler gets as `model_dir`. "
+        "Or an archive (`.mar`, `.zip`, `.tar.gz`, `.tgz`), or a file (`.pt`, `.pt2`, `.safetensors`): "
+        "docs/archives.md.",
+    )
+    handler: str = Field(
+        default="",
+        description="`module:Class` of the handler. May be left out where `source` names one; for an archive or a file "
+        "also in TorchServe's notation.",
     )
     version: str = Field(default="1.0", pattern=NAME, description="The version's name.")
     workers: Workers = Field(default_factory=Workers, description="How many workers, as `{ min = 1, max = 4 }`.")
@@ -284,8 +308,9 @@ class Model(Table):
 
     @field_validator("handler")
     @classmethod
-    def _names_a_class(cls, value: str) -> str:
-        if value:
+    def _names_a_class(cls, value: str, others: ValidationInfo) -> str:
+        source = others.data.get("source")
+        if value and not (source is not None and is_packed(source.name)):
             check_handler(value)
         return value
 

@@ -15,6 +15,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
 UNIX = "unix:"
 AUTO = "auto"
+ZIPS = (".mar", ".zip")
+TARS = (".tar.gz", ".tgz")
+MODEL_FILES = (".pt", ".pt2", ".safetensors")
+PACKED = (*ZIPS, *TARS, *MODEL_FILES)
+"""How the names of archives and of models' files end."""
 CPU = "cpu"
 
 
@@ -33,6 +38,11 @@ class Table(BaseModel):
 def is_name(name: str) -> bool:
     """Whether a model or a listener may be called so."""
     return re.fullmatch(NAME, name) is not None
+
+
+def is_packed(name: str) -> bool:
+    """Whether a source is an archive or a model's file, by its name, rather than a folder."""
+    return name.lower().endswith(PACKED)
 
 
 def is_variable(name: str) -> bool:

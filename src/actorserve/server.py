@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from actorserve import config
-from actorserve.actors import model_store
+from actorserve.actors import archives, model_store
 from actorserve.actors.device import Ledger, find_gpus, free_memory
 from actorserve.actors.directory import Directory
 from actorserve.actors.forkservers import Forkservers, ProcessSpawner
@@ -27,6 +27,7 @@ from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
+from actorserve.actors.unpacking import Unpacking
 from actorserve.actors.worker_process import Spawner
 from actorserve.config_listener import Listener, Tls
 from actorserve.errors import ActorserveError, ConfigError
@@ -70,7 +71,12 @@ class Server:
     ) -> None:
         self.settings = settings
         ledger = ledger_here()
-        self.specs = model_specs(settings, ledger)
+        self.unpacking = unpacking_of(settings, ledger)
+        try:
+            self.specs = model_specs(settings, ledger, self.unpacking)
+        except BaseException:
+            self.unpacking.close()
+            raise
         self.directory = Directory()
         self.spawner = spawner
         folder = settings.folder
@@ -92,6 +98,7 @@ class Server:
             grace_s=settings.server.grace_s,
             on_change=self._changed,
             ledger=ledger,
+            on_gone=self._release,
         )
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
@@ -116,6 +123,7 @@ class Server:
                     model_store=self.settings.folder / server.model_store,
                     folder=self.settings.folder,
                     grace_s=server.grace_s,
+                    unpacking=self.unpacking,
                 )
             )
         self._add_standard(listener, services, further)
@@ -152,6 +160,9 @@ class Server:
             schemas += [Schema.of(services), *(Schema.of([one]) for one in further)]
         names += [name for service in (*services, *further) for name in names_of(service)]
 
+    async def _release(self, spec: ModelSpec) -> None:
+        await self.unpacking.release(spec.model_dir)
+
     def _changed(self) -> None:
         self.health.refresh()
         self._on_change()
@@ -174,6 +185,7 @@ class Server:
         try:
             await self._run(task_status)
         finally:
+            self.unpacking.close()
             for bound in self.bound:
                 for address in bound.addresses:
                     remove_file(address)
@@ -246,14 +258,31 @@ def ledger_here() -> Ledger:
     return Ledger(find_gpus(os.environ), free=free_memory, cores=len(os.sched_getaffinity(0)))
 
 
-def model_specs(settings: config.Config, ledger: Ledger) -> tuple[ModelSpec, ...]:
-    """What to run, from the file; ConfigError names the model whose folder, device or key is wrong."""
+def unpacking_of(settings: config.Config, ledger: Ledger) -> Unpacking:
+    """Where archives are unpacked, by the configuration. The caller closes it."""
+    server = settings.server
+    return Unpacking(
+        server.cache_dir.expanduser(),
+        archives.Limits(
+            archive_bytes=server.max_archive_bytes,
+            unpacked_bytes=server.max_unpacked_bytes,
+            files=server.max_archive_files,
+            ratio=server.max_archive_ratio,
+        ),
+        installs_requirements=server.install_archive_requirements,
+        devices=ledger.known,
+    )
+
+
+def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:
+    """What to run, from the file; ConfigError names the model whose source, device or key is wrong.
+
+    Archives are unpacked: this may block for long, before anything is served.
+    """
     specs: list[ModelSpec] = []
     for name, model in settings.models.items():
-        if model.source is not None and not (settings.folder / model.source).is_dir():
-            raise ConfigError(f"models.{name}.source", f"there is no folder {settings.folder / model.source}")
         try:
-            specs.append(model_store.spec_of(name, model, folder=settings.folder, loaded_at_startup=True))
+            specs.append(model_store.of_config(name, model, folder=settings.folder, unpacking=unpacking))
             ledger.resolve(specs[-1].devices)
         except ConfigError as error:
             raise ConfigError(f"models.{name}.{error.key}", error.text) from None

@@ -24,7 +24,8 @@ MODEL = '[models.m]\nhandler = "mine:Model"\n'
 MISTAKES = {
     "[server]\ngrace = 3": "server.grace: unknown key; did you mean grace_s?",
     "[sever]\ngrace_s = 3": "sever: unknown key; did you mean server?",
-    "[server]\nzzz = 3": "server.zzz: unknown key; known here: model_store, cache_dir, grace_s, stable_after_s",
+    "[server]\nzzz = 3": "server.zzz: unknown key; known here: model_store, cache_dir, max_archive_bytes, "
+    "max_unpacked_bytes, max_archive_files, max_archive_ratio, install_archive_requirements, grace_s, stable_after_s",
     MODEL + "batchsize = 3": "models.m.batchsize: unknown key; did you mean batch_size?",
     MODEL + "workers = { mn = 3 }": "models.m.workers.mn: unknown key; did you mean min?",
     "[models.server]\nhandler = 'a:B'\nbatchsize = 3": "models.server.batchsize: unknown key; did you mean batch_size?",
@@ -132,7 +133,7 @@ def test_model_folder(capsys, tmp_path):
     file = tmp_path / "config.toml"
     file.write_text('[models.m]\nsource = "folder"\n')
     folder = tmp_path / "folder"
-    expected = f"actorserve: {file}: models.m.source: there is no folder {folder}\n"
+    expected = f"actorserve: {file}: models.m.source: there is no folder or archive {folder}\n"
     assert run(capsys, "--check", str(file)) == (2, "", expected)
     folder.mkdir()
     wrongs = {
