@@ -33,7 +33,7 @@ from actorserve.services.transport.server_call import TrioDeadline
 from actorserve.services.transport.server_calls import CallRecord, OnEnd, Translate
 from actorserve.services.transport.server_connection import ServerConnection
 from actorserve.services.transport.server_stream import ServerStream
-from actorserve.services.transport.tls import Certificates, PeerIdentity
+from actorserve.services.transport.tls import Certificates, PeerIdentity, release
 
 __all__ = ["CallRecord", "GrpcServer", "HasMapping", "Limits", "ServerStream", "Statistics", "TrioDeadline"]
 
@@ -192,7 +192,10 @@ class GrpcServer:
             return
         secured = await self._handshakes.shake(stream)
         if secured is not None:
-            await self.serve_connection(secured[0], peer, secured[1])
+            try:
+                await self.serve_connection(secured[0], peer, secured[1])
+            finally:
+                release(secured[0])
         else:
             self._closed["handshake"] += 1
 

@@ -125,12 +125,25 @@ Secured = tuple[trio.SSLStream[trio.SocketStream], PeerIdentity | None]
 async def handshake(stream: trio.SocketStream, certificates: Certificates) -> Secured | None:
     """Shake hands; None if the peer does not speak TLS, is not allowed in, or wants no HTTP/2. The caller bounds it."""
     secure = trio.SSLStream(stream, certificates.context(), server_side=True, https_compatible=True)
+    agreed = False
     try:
         await secure.do_handshake()
+        agreed = secure.selected_alpn_protocol() == "h2"
+        if not agreed:
+            log.info("tls peer does not offer h2 by ALPN")
+            return None
+        return secure, identity_of(secure.getpeercert())
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         log.info("tls handshake failed", why=str(error.__cause__ or error))
         return None
-    if secure.selected_alpn_protocol() != "h2":
-        log.info("tls peer does not offer h2 by ALPN")
-        return None
-    return secure, identity_of(secure.getpeercert())
+    finally:
+        if not agreed:
+            release(secure)
+
+
+def release(secure: trio.SSLStream[trio.SocketStream]) -> None:
+    """Let go of what a stream that nobody uses any more holds.
+
+    trio's SSLStream refers to itself: its 165 KB would stay until the collector comes, and a peer could heap them up.
+    """
+    vars(secure).clear()

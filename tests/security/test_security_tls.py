@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import ssl
 import subprocess
@@ -28,6 +29,8 @@ from grpclib.exceptions import GRPCError
 from actorserve import testing
 from actorserve.client import Channel
 from actorserve.services.transport import frames as f
+from actorserve.services.transport.server import GrpcServer, Limits
+from actorserve.services.transport.tls import Certificates, Files
 
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 CROWD = 200
@@ -223,6 +226,39 @@ async def test_the_oldest_of_too_many_handshakes_is_closed(ca, tmp_path):
 
     assert health == health_pb2.HealthCheckResponse.SERVING
     assert waited.cancelled_caught
+
+
+async def test_what_a_handshake_took_is_free_at_once(ca, tmp_path, nursery):
+    """Failed, cut by time or served: a TLS connection that has ended leaves nothing for the collector."""
+    pem = tmp_path / "server.pem"
+    server = GrpcServer([], limits=Limits(handshake_timeout_s=2), certificates=Certificates(Files(pem, pem)))
+    (listener,) = await nursery.start(server.serve, await trio.open_tcp_listeners(0, host="127.0.0.1"))
+    port = listener.socket.getsockname()[1]
+    context = trusting(ca)
+    context.set_alpn_protocols(["h2"])
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(one, ssl.SSLObject) for one in gc.get_objects())
+        for said in (b"\x16", b"GET / HTTP/1.1\r\n\r\n", hello()):
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            await stream.send_all(said)
+            while await ending(stream):
+                pass
+            await trio.aclose_forcefully(stream)
+        secure = await trio.open_ssl_over_tcp_stream("localhost", port, https_compatible=True, ssl_context=context)
+        await secure.do_handshake()
+        await trio.aclose_forcefully(secure)
+        vars(secure).clear()
+        del secure
+        while server.statistics().closed != {"handshake": 3, "peer": 1}:
+            await trio.sleep(0.01)
+        after = sum(isinstance(one, ssl.SSLObject) for one in gc.get_objects())
+    finally:
+        gc.enable()
+    nursery.cancel_scope.cancel()
+
+    assert after <= before
 
 
 async def test_tls_without_a_preface_is_told_and_closed(ca, tmp_path):
