@@ -260,9 +260,13 @@ def test_client_needs_the_transport_alone():
 
 
 def test_handlers_know_neither_trio_nor_grpc():
-    """Model code is synchronous and knows no wire: handlers import no trio, anyio, asyncio, grpclib or grpc."""
+    """Model code is synchronous and knows no wire: handlers import no trio, anyio, asyncio, grpclib or grpc.
+
+    One may run a loop in its worker: TorchServe's handlers may be `async def`.
+    """
     banned = {"trio", "anyio", "asyncio", "grpclib", "grpc", "structlog"}
     faults = {name: source.libraries() & banned for name, source in SOURCES.items() if ".handlers" in name}
+    faults["actorserve.handlers.torchserve.loader"] -= {"asyncio"}
     assert {name: found for name, found in faults.items() if found} == {}
 
 
