@@ -179,15 +179,19 @@ def merge(described: Folder, given: Mapping[str, Any]) -> dict[str, Any]:
     Its defaults are TorchServe's: one request a batch, 100 ms (0.12.0: RegisterModelRequest.java).
     """
     content = {**described.content, **given}
-    package, handler = described.package, content.get("handler")
+    package, handler, given_options = described.package, content.get("handler"), content.get("options", {})
     if package is None or not handler or not isinstance(handler, str):
         return content
+    if not isinstance(given_options, dict):
+        return {**content, "handler": manifest.LOADER}  # what is wrong is told by `parse`
     if manifest.is_native(handler):
         named = {"file": package.file} if package.file else {}
-        return {**content, "options": {**named, **content.get("options", {})}}
+        return {**content, "options": {**named, **given_options}}
     content = {"batch_size": 1, "max_batch_delay_ms": 100.0, **content}
     options = manifest.options(package.manifest, package.yaml, handler=handler, batch_size=content["batch_size"])
-    return {**content, "handler": manifest.LOADER, "options": {**content.get("options", {}), "torchserve": options}}
+    further = given_options.get("torchserve", {})
+    options |= further if isinstance(further, dict) else {}
+    return {**content, "handler": manifest.LOADER, "options": {**given_options, "torchserve": options}}
 
 
 def of_config(name: str, model: config.Model, *, folder: Path, unpacking: Unpacking) -> ModelSpec:

@@ -97,9 +97,7 @@ class Unpacking:
             return
         try:
             self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.root.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._lock = lock
+            self._lock = locked(self.root.with_suffix(".lock"))
             self.root.mkdir(mode=0o700)
             sweep(self._home, self.root)
         except OSError as error:
@@ -112,6 +110,19 @@ def inner(folder: Path) -> Path:
     if len(children) == 1 and children[0].is_dir() and not children[0].is_symlink() and children[0].name != "MAR-INF":
         return children[0]
     return folder
+
+
+def locked(path: Path) -> int:
+    """A descriptor of a new file with its lock. The lock comes before the name, so that `sweep` never finds it free."""
+    new = path.with_suffix(".new")
+    lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new.rename(path)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def sweep(home: Path, own: Path) -> None:

@@ -12,7 +12,7 @@ from grpclib.exceptions import GRPCError
 from packing import MODEL_TOML, NATIVE_ECHO, make_tar, make_zip, manifest, zip_member
 
 from actorserve import config, testing
-from actorserve.actors import model_store, unpacking
+from actorserve.actors import archives, model_store, unpacking
 from actorserve.actors.archives import Limits
 from actorserve.client import Channel
 from actorserve.errors import ConfigError
@@ -154,6 +154,11 @@ REFUSED = {
         "handler: is missing",
     ),
     "toml": (lambda path: make_zip(path, {"model.toml": b"pass_env = ['A']"}), Status.INVALID_ARGUMENT, "pass_env"),
+    "options": (
+        lambda path: make_zip(path, {**TORCHSERVE, "model.toml": b"options = 3"}),
+        Status.INVALID_ARGUMENT,
+        "options: 3 is wrong",
+    ),
     "large": (lambda path: make_zip(path, {"a": os.urandom(5000)}), Status.INVALID_ARGUMENT, "max_archive_bytes"),
     "twice": (
         lambda path: make_zip(path, {**TORCHSERVE, "MAR-INF/MANIFEST.json": manifest(modelName="taken", handler="h")}),
@@ -182,10 +187,12 @@ async def test_refused(site, case):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("max_unpacked_bytes", 10), ("max_archive_files", 2), ("max_archive_bytes", 10)]
+    ("key", "value"),
+    [("max_unpacked_bytes", 10), ("max_archive_files", 2), ("max_archive_bytes", 10), ("max_archive_ratio", 1)],
 )
-def test_limits_have_keys(site, key, value):
+def test_limits_have_keys(site, monkeypatch, key, value):
     """Each limit is a key of the config; a wrong archive there is an error of `source` that names the key."""
+    monkeypatch.setattr(archives, "SMALL", 1)
     make_tar(site.store / "m.tar.gz", MEMBERS)
     content = {"server": {"cache_dir": str(site.cache), key: value}, "models": {"m": {"source": "store/m.tar.gz"}}}
     with pytest.raises(ConfigError, match=key) as caught:
@@ -261,3 +268,24 @@ def test_what_a_killed_server_left_is_removed(site):
     for place in (living, starting):
         place.close()
     assert list(site.cache.glob("archives/*")) == []
+
+
+HANDLER = b"""
+from ts.torch_handler.base_handler import BaseHandler
+
+class Told(BaseHandler):
+    def initialize(self, context):
+        self.told = f"{context.model_yaml_config['word']} {context.manifest['model']['modelName']} "
+
+    def handle(self, data, context):
+        return [self.told + bytes(row["data"]).decode() + f" of {len(data)}" for row in data]
+"""
+
+
+async def test_a_handler_of_torchserve(site):
+    """An archive with a handler of TorchServe is served by it, with its manifest and its model-config.yaml."""
+    make_zip(site.store / "m.mar", {**TORCHSERVE, "h.py": HANDLER, "c.yaml": YAML + b"word: said by\n"})
+    async with testing.serve(site.content) as app:
+        await register(app, "m.mar")
+        assert await predict(app, "served") == b"said by served hello of 1"
+        assert [len(model.replicas) for model in app.tree().models] == [3]
