@@ -55,6 +55,7 @@ fuzz *args:
 campaign:
     {{ python }} tests/actors/test_actors_campaign.py 1000
     {{ python }} tests/campaign/real_lives.py --lives 200
+    {{ python }} tests/processes/registry_campaign.py --kills 100
 
 # kill a worker every two seconds under load for a minute (docs/performance.md)
 chaos *args:

@@ -40,6 +40,13 @@ class Directory:
         if not versions:
             self._models.pop(name, None)
             self._defaults.pop(name, None)
+        elif self._defaults[name] == version:  # a registration that failed: the first of the others follows
+            self._defaults[name] = next(iter(versions))
+
+    def set_default(self, name: str, version: str) -> None:
+        """Choose the version that calls without one mean; NoSuchModel. Calls that have found theirs keep it."""
+        self.find(name, version)
+        self._defaults[name] = version
 
     def default(self, name: str) -> str | None:
         """The default version of a model; None if there is no such model."""

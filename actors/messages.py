@@ -258,6 +258,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class SetDefault:
+    """Make a version the one that calls without a version mean."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observe:
     """Ask for a frozen snapshot of the tree."""
 

@@ -5,7 +5,7 @@
       |    |- #0  #1    children           (child.py: incarnations, restarts)
       |- digits/1.0
 
-It is asked by messages (Spawn, Scale, Stop, Observe); each answer is a Reply that any number may await. Its
+It is asked by messages (Spawn, Scale, Stop, SetDefault, Observe); each answer is a Reply that any number may await. Its
 loop never awaits one: a client's cancel or deadline ends the answer, never the change (design §8). An error
 of the supervisor itself is not turned into anything: it ends the server.
 Over 250 lines: every message has its answer here, so that the tree is read in one place.
@@ -30,6 +30,7 @@ from actorserve.actors.messages import (
     Observe,
     Placement,
     Scale,
+    SetDefault,
     Spawn,
     State,
     Stop,
@@ -52,7 +53,8 @@ from actorserve.errors import (
 INBOX = 1000
 
 log = structlog.get_logger("actorserve.supervisor")
-Request = Spawn | Scale | Stop | Observe
+Change = Spawn | Scale | Stop | SetDefault
+Request = Change | Observe
 
 
 class Supervisor:
@@ -89,7 +91,7 @@ class Supervisor:
     @overload
     def ask(self, message: Observe) -> Reply[Tree]: ...
     @overload
-    def ask(self, message: Spawn | Scale | Stop) -> Reply[None]: ...
+    def ask(self, message: Change) -> Reply[None]: ...
     def ask(self, message: Request) -> Reply[Any]:
         """Send a message; the Reply is what it answers. Overloaded when 1,000 are waiting."""
         reply: Reply[Any] = Reply()
@@ -98,6 +100,34 @@ class Supervisor:
         except trio.WouldBlock:
             raise Overloaded("supervisor", INBOX, 1.0) from None
         return reply
+
+    async def carry_out(self, message: Change) -> Reply[None]:
+        """As `ask`, once it has begun: waits for room among the messages instead of refusing.
+
+        What it then refuses is raised. Cancelled, it may have begun.
+        """
+        reply: Reply[None] = Reply()
+        seen: Reply[Tree] = Reply()
+        for one in ((message, reply), (Observe(), seen)):  # answered in turn, so the second says that the first began
+            await self._send.send(one)
+        await seen.wait()
+        if reply.is_set:
+            await reply.wait()
+        return reply
+
+    def check(self, message: Change) -> str:
+        """The version that a change means. Raises why it would be refused; changes nothing."""
+        if self._draining:
+            raise Draining("the server is shutting down")
+        match message:
+            case Spawn(model=spec):
+                if (spec.name, spec.version) in self._models:
+                    raise AlreadyRegistered(f"model {spec.name} version {spec.version} is registered already")
+                return self._settled(spec).version
+            case Stop():
+                return self._stoppable(message).spec.version
+            case Scale() | SetDefault():
+                return self._find(message.name, message.version).spec.version
 
     def observe(self) -> Tree:
         """The tree now, for those in the same task tree; others ask with Observe."""
@@ -134,6 +164,8 @@ class Supervisor:
                 self._scale(message, reply)
             case Stop():
                 self._stop(message, reply)
+            case SetDefault():
+                self._set_default(message, reply)
             case Observe():
                 reply.set(self.observe())
             case other:
@@ -272,12 +304,23 @@ class Supervisor:
 
     # --- stop ---------------------------------------------------------------------------------
 
-    def _stop(self, message: Stop, reply: Reply[None]) -> None:
+    def _set_default(self, message: SetDefault, reply: Reply[None]) -> None:
+        model = self._find(message.name, message.version)
+        self._directory.set_default(model.spec.name, model.spec.version)
+        log.info("default version set", model=model.spec.key)
+        self._on_change()
+        reply.set(None)
+
+    def _stoppable(self, message: Stop) -> Model:
         model = self._find(message.name, message.version)
         spec = model.spec
         versions = [version for name, version in self._models if name == spec.name]
         if len(versions) > 1 and self._directory.default(spec.name) == spec.version:
             raise WrongState(f"version {spec.version} is the default of model {spec.name}; other versions exist")
+        return model
+
+    def _stop(self, message: Stop, reply: Reply[None]) -> None:
+        model = self._stoppable(message)
         self._forget(model)
         self._start_soon(self._answer_when_gone, model, message.grace_s, reply)
 

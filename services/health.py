@@ -57,6 +57,11 @@ class HealthBoard:
         self._models: Mapping[str, ServingStatus] = {}
         self._changed = trio.Event()
 
+    def expect(self, configured: Iterable[str]) -> None:
+        """Replace the models that start with the server, before they do: the registry has its say in them."""
+        self._unsettled = set(configured)
+        self._needs_model = bool(self._unsettled)
+
     def refresh(self) -> None:
         """Look at the models again; wake the watchers if a status has changed."""
         before = (self.overall(), self._models)

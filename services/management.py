@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from actorserve import config
 from actorserve.actors import model_store
 from actorserve.actors.directory import Directory
-from actorserve.actors.messages import ModelSpec, Observe, Scale, Spawn, Stop
+from actorserve.actors.messages import ModelSpec, Observe, Scale, SetDefault, Spawn, Stop
+from actorserve.actors.registrar import Registrar
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.unpacking import Unpacking
 from actorserve.config_types import is_name
@@ -45,6 +46,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         self,
         directory: Directory,
         supervisor: Supervisor,
+        registrar: Registrar,
         *,
         model_store: Path,
         folder: Path,
@@ -53,6 +55,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
     ) -> None:
         self._directory = directory
         self._supervisor = supervisor
+        self._registrar = registrar
         self._model_store = model_store
         self._folder = folder
         self._grace_s = grace_s
@@ -96,13 +99,12 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         try:
             spec = self._spec(request, found)
             check_model(stream, spec.name)
-            reply = self._supervisor.ask(Spawn(spec, unregister_on_failure=request.synchronous))
+            answer = self._registrar.ask(Spawn(spec, unregister_on_failure=request.synchronous))
         except BaseException:
             await self._unpacking.release(found.path)
             raise
         workers = spec.workers_min
-        if request.synchronous or not workers or reply.is_set:
-            await reply.wait()
+        await (answer.done if request.synchronous or not workers else answer.accepted).wait()
         label = f'Model "{spec.name}" Version: {spec.version} registered with {workers} initial workers'
         if not workers:
             await _say(stream, f"{label}. Use scale workers API to add workers for the model.")
@@ -121,11 +123,12 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
             raise BadInput("max_worker", "max_worker cannot be less than min_worker.")
         name, version = _named(stream, request.model_name), request.model_version
         self._directory.find(name, version)
-        reply = self._supervisor.ask(Scale(name, version, least, most))
+        answer = self._registrar.ask(Scale(name, version, least, most))
         if not request.synchronous:
+            await answer.accepted.wait()
             await _say(stream, UPDATING)
             return
-        await reply.wait()
+        await answer.done.wait()
         suffix = f", version: {version}" if version else ""
         await _say(stream, f"Workers scaled to {least} for model: {name}{suffix}")
 
@@ -133,12 +136,17 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         """Drain a version: new calls are refused at once, what is queued is answered within the grace."""
         request = await _read(stream)
         name = _named(stream, request.model_name)
-        await self._supervisor.ask(Stop(name, request.model_version, self._grace_s)).wait()
+        await self._registrar.ask(Stop(name, request.model_version, self._grace_s)).done.wait()
         await _say(stream, f'Model "{name}" unregistered')
 
     async def SetDefault(self, stream: ServerStream) -> None:  # noqa: N802
-        """Not served yet."""
-        raise Unsupported("SetDefault is not served yet: the first registered version is the default")
+        """Make a version the one that calls without one mean. Calls that run keep the version that they have."""
+        request = await _read(stream)
+        name, version = _named(stream, request.model_name), request.model_version
+        if not version:
+            raise NoSuchModel(name, " ") if self._directory.default(name) else NoSuchModel(name)
+        await self._registrar.ask(SetDefault(name, version)).done.wait()
+        await _say(stream, f'Default version successfully updated for model "{name}" to "{version}"')
 
     # --- RegisterModel's fields ------------------------------------------------------------------
 

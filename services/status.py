@@ -39,6 +39,7 @@ TABLE: dict[type[Exception], Status] = {
     errors.NoWorkers: Status.UNAVAILABLE,
     errors.Draining: Status.UNAVAILABLE,
     errors.Unavailable: Status.UNAVAILABLE,
+    errors.StateFailed: Status.UNAVAILABLE,
     errors.Expired: Status.DEADLINE_EXCEEDED,
     errors.HandlerRaised: Status.INTERNAL,
     errors.HandlerStatus: Status.UNKNOWN,  # and by its code: `coded`

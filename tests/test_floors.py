@@ -44,6 +44,8 @@ FLOORS = {
     "actorserve.actors.pulse": 2,
     "actorserve.actors.supervision": 2,
     "actorserve.actors.tree_text": 2,
+    "actorserve.actors.registry_rules": 2,
+    "actorserve.actors.registry": 3,
     "actorserve.actors.forkserver": 3,
     "actorserve.actors.forkserver_main": 3,
     "actorserve.actors.forkservers": 3,
@@ -73,6 +75,7 @@ FLOORS = {
     "actorserve.actors.model": 5,
     "actorserve.actors.model_store": 5,
     "actorserve.actors.succession": 5,
+    "actorserve.actors.registrar": 5,
     "actorserve.actors.supervisor": 5,
     "actorserve.services": 6,
     "actorserve.services.transport": 6,
@@ -101,6 +104,7 @@ IN_WORKERS = (
 )
 PURE = (
     "autoscaling",
+    "registry_rules",
     "batching",
     "claims",
     "manifest",

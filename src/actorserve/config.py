@@ -48,6 +48,8 @@ DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "inference": {"address": "127.0.0.1:7070", "services": ["inference", "health", "reflection"]},
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
 }
+STATE = "state"
+"""The `server.state_dir` of a file that names none."""
 MOST_WORKERS = 1024
 MOST_THREADS = 1024
 
@@ -55,6 +57,11 @@ MOST_THREADS = 1024
 class Server(Table):
     """The server as a whole."""
 
+    state_dir: Folder | None = Field(
+        default=None,
+        description='Folder that remembers what the management API has changed (docs/state.md); "": nothing is '
+        "remembered. Default: `state` beside the config file; without a file, nothing.",
+    )
     model_store: Folder = Field(
         default=Path("models"),
         description="Folder that RegisterModel may load models from; relative to the config file.",
@@ -94,6 +101,11 @@ class Server(Table):
         le=86400,
         description="Seconds in READY after which a worker's earlier failures are forgotten.",
     )
+
+    @field_validator("state_dir", mode="before")
+    @classmethod
+    def _may_be_none(cls, value: Any) -> Any:
+        return None if value == "" else value
 
 
 class Log(Table):
@@ -359,6 +371,8 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     content = default_content() if path is None else read_toml(path)
     if overrides and not content.get("listeners"):  # so that one key of a default listener can be set alone
         content["listeners"] = copy.deepcopy(DEFAULT_LISTENERS)
+    if path is not None and isinstance(content.setdefault("server", {}), dict):
+        content["server"].setdefault("state_dir", STATE)
     for override in overrides:
         set_key(content, override)
     return parse(content, folder=Path.cwd() if path is None else path.resolve().parent)

@@ -139,6 +139,10 @@ class Draining(Unavailable):
     reason = "DRAINING"
 
 
+class StateFailed(ActorserveError):
+    """The registry cannot be written: the change that was asked for was not made."""
+
+
 class Expired(ActorserveError):
     """The request's deadline passed before it was answered."""
 

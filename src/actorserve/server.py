@@ -24,13 +24,17 @@ from actorserve.actors.directory import Directory
 from actorserve.actors.forkservers import Forkservers, ProcessSpawner
 from actorserve.actors.messages import ModelSpec, Spawn, State, Tree
 from actorserve.actors.model_actor import ActorSettings
+from actorserve.actors.registrar import Registrar
+from actorserve.actors.registry import Registry
+from actorserve.actors.registry_rules import Entry, relocate
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.unpacking import Unpacking
 from actorserve.actors.worker_process import Spawner
 from actorserve.config_listener import Listener, Tls
-from actorserve.errors import ActorserveError, ConfigError
+from actorserve.config_types import is_packed
+from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
 from actorserve.services.access import Access
@@ -100,6 +104,10 @@ class Server:
             ledger=ledger,
             on_gone=self._release,
         )
+        state_dir = settings.server.state_dir
+        self.registry = Registry(None if state_dir is None else folder / state_dir)
+        self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release)
+        self._begun = False
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
@@ -120,6 +128,7 @@ class Server:
                 ManagementService(
                     self.directory,
                     self.supervisor,
+                    self.registrar,
                     model_store=self.settings.folder / server.model_store,
                     folder=self.settings.folder,
                     grace_s=server.grace_s,
@@ -183,8 +192,10 @@ class Server:
         `open` before, or only in-memory connections come in. Cancelling kills everything at once.
         """
         try:
+            await self._begin()
             await self._run(task_status)
         finally:
+            await self.registry.close()
             self.unpacking.close()
             for bound in self.bound:
                 for address in bound.addresses:
@@ -196,16 +207,55 @@ class Server:
             if self.forkservers is not None:
                 await back.start(self.forkservers.run)
             await back.start(self.supervisor.run)
+            await back.start(self.registrar.run)
             async with trio.open_nursery() as front:
+                for spec in self.specs:  # before a call can ask for one
+                    key = spec.key if spec.name in self.loading else spec.name
+                    self.loading[key] = await self._spawn(spec)
                 for name, opened in self._listeners.items():
                     await front.start(self.grpc[name].serve, opened)
-                for spec in self.specs:
-                    self.loading[spec.name] = self.supervisor.ask(Spawn(spec))
                 task_status.started()
                 await self._stop.wait()
                 await self._drain()
                 front.cancel_scope.cancel()
             back.cancel_scope.cancel()
+
+    async def _spawn(self, spec: ModelSpec) -> Reply[None]:
+        """Have a model start. What is refused is seen where its loading is waited for; there may be many models."""
+        try:
+            return await self.supervisor.carry_out(Spawn(spec))
+        except ActorserveError as error:
+            log.warning("model not started", model=spec.key, why=str(error))
+            refused: Reply[None] = Reply()
+            refused.fail(error)
+            return refused
+
+    async def _begin(self) -> None:
+        """Take hold of the state, and know what to run. StartFailed. Idempotent."""
+        if self._begun:
+            return
+        self._begun = True
+        await self.registry.open()
+        models = self.settings.models
+        entries = {spec.name: Entry(spec, models[spec.name].model_dump_json(exclude_unset=True)) for spec in self.specs}
+        try:
+            found = await self.registrar.begin(entries)
+        except StateFailed as error:
+            raise StartFailed(f"server.state_dir: {error}") from None
+        self.specs = tuple([await self._unpacked(spec) for spec in found])
+        self.health.expect([spec.key for spec in self.specs if spec.workers_min])
+
+    async def _unpacked(self, spec: ModelSpec) -> ModelSpec:
+        """A model of the API with its archive unpacked anew. One that is gone or broken is FAILED when it starts."""
+        if spec.loaded_at_startup or not is_packed(spec.url):
+            return spec
+        store = self.settings.folder / self.settings.server.model_store
+        try:
+            source = await model_store.open_source(model_store.locate(store, spec.url), self.unpacking)
+        except ActorserveError as error:
+            log.warning("the archive of a registered model cannot be used", model=spec.key, why=str(error))
+            return spec
+        return relocate(spec, source.path)
 
     async def _drain(self) -> None:
         grace_s = self.settings.server.grace_s
@@ -220,7 +270,15 @@ class Server:
         log.info("drained")
 
     async def open(self) -> None:
-        """Open every listener, or none. StartFailed: an address cannot be had."""
+        """Take hold of the state and open every listener, or nothing. StartFailed: one cannot be had."""
+        try:
+            await self._begin()
+            await self._open_listeners()
+        except BaseException:
+            await self.registry.close()
+            raise
+
+    async def _open_listeners(self) -> None:
         opened: dict[str, list[trio.SocketListener]] = {}
         bound: list[Bound] = []
         try:

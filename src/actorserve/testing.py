@@ -131,6 +131,8 @@ async def serve(
     """
     settings = _on_free_ports(_load(config))
     scripted = _scripted(workers)
+    if scripted is not None:  # nothing real: what is registered is in memory
+        settings = settings.model_copy(update={"server": settings.server.model_copy(update={"state_dir": None})})
     if scripted is None and isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock):
         raise RuntimeError("real workers under a MockClock: it would fire every timeout while they work; use scripted")
     before = set(os.listdir("/proc/self/fd"))

@@ -2,6 +2,7 @@
 
 # ruff: noqa: SIM117  # the server's block, then the block that is refused: two things
 import json
+from dataclasses import replace
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from actorserve import testing
+from actorserve.actors.messages import Spawn
 from actorserve.errors import LoadFailed
 
 
@@ -418,10 +420,52 @@ async def test_unregister_refused(autojump_clock):
 
 
 async def test_set_default(autojump_clock):
-    """What the contract has and the server does not yet answers UNIMPLEMENTED."""
+    """Calls without a version go to the chosen one; none of 64 in flight fails while the default changes to and fro.
+
+    The default version alone cannot be unregistered while there are others.
+    """
     async with testing.serve(models(m={}), workers="scripted") as app, asker(app) as ask:
-        async with refused(Status.UNIMPLEMENTED, "SetDefault is not served yet"):
-            await ask.manage("SetDefault", model_name="m", model_version="1.0")
+        for version in ("2.0", "3.0"):
+            app.server.registrar.ask(Spawn(replace(app.tree().models[0].spec, version=version)))
+        await trio.testing.wait_all_tasks_blocked()
+        done = 0
+
+        async def keep_asking():
+            nonlocal done
+            while not over:
+                assert await ask.predict("m") == b"hello"
+                done += 1
+
+        over = False
+        async with trio.open_nursery() as nursery:
+            for _ in range(64):
+                nursery.start_soon(keep_asking)
+            for version in ("2.0", "1.0", "3.0") * 5:
+                said = await ask.manage("SetDefault", model_name="m", model_version=version)
+                assert said == f'Default version successfully updated for model "m" to "{version}"'
+                described = json.loads(await ask.manage("DescribeModel", model_name="m"))
+                assert [one["modelVersion"] for one in described] == [version]
+            over = True
+        assert done > 64
+        async with refused(Status.FAILED_PRECONDITION, "version 3.0 is the default of model m"):
+            await ask.manage("UnregisterModel", model_name="m", model_version="3.0")
+        await ask.manage("UnregisterModel", model_name="m", model_version="1.0")
+
+
+async def test_set_default_refused(autojump_clock):
+    """No name is INVALID_ARGUMENT; an unknown model, an unknown version and none are NOT_FOUND, and nothing changes."""
+    async with testing.serve(models(m={}), workers="scripted") as app, asker(app) as ask:
+        async with refused(Status.INVALID_ARGUMENT, "model_name: is empty"):
+            await ask.manage("SetDefault", model_version="1.0")
+        async with refused(Status.NOT_FOUND, "Model not found: n"):
+            await ask.manage("SetDefault", model_name="n", model_version="1.0")
+        async with refused(Status.NOT_FOUND, "Model not found: n"):
+            await ask.manage("SetDefault", model_name="n")
+        async with refused(Status.NOT_FOUND, "Model version: 9 does not exist for model: m"):
+            await ask.manage("SetDefault", model_name="m", model_version="9")
+        async with refused(Status.NOT_FOUND, "does not exist for model: m"):
+            await ask.manage("SetDefault", model_name="m")
+        assert await ask.predict("m") == b"hello"
 
 
 async def test_management_while_draining(autojump_clock):

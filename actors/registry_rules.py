@@ -1,0 +1,175 @@
+"""What the registry means, as pure rules: who owns a row, and what a start makes of the rows and of config.toml.
+
+    owner    config: what runs is read from config.toml at each start; the row keeps what the API has changed of it
+             api:    what runs stands in the row
+    state    PENDING: a registration that nobody was told of; REGISTERED; LEAVING: its unregistration has begun;
+             REMOVED: unregistered by the API, while its entry in config.toml still stands
+    text     the entry of config.toml that was applied last; while it stands unchanged, the API's changes win
+
+What must not live here: SQL and threads (registry.py), when a change is made (registrar.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from actorserve.actors.messages import Environment, ModelSpec, Restart
+
+
+class RowState(Enum):
+    """See the module's docstring."""
+
+    PENDING = "pending"
+    REGISTERED = "registered"
+    LEAVING = "leaving"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model version. `id` grows with each registration; 0: not written yet.
+
+    `spec`: of the API's own, as `write_spec` gives it. `workers`: min and max, where the API has set them.
+    """
+
+    id: int
+    name: str
+    version: str
+    state: RowState = RowState.REGISTERED
+    spec: str | None = None
+    text: str | None = None
+    workers: tuple[int, int] | None = None
+
+    @property
+    def is_config(self) -> bool:
+        """Whether config.toml owns it."""
+        return self.spec is None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One `[models.NAME]` of config.toml: what it comes to, and its text in a form that only changes with it."""
+
+    spec: ModelSpec
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a start does to the table: ids to delete, rows to write; and in words, for the log."""
+
+    delete: tuple[int, ...]
+    write: tuple[Row, ...]
+    changes: tuple[str, ...]
+
+
+def settled(row: Row) -> Row | None:
+    """A row as a start finds it: what was not finished is dropped; None: the whole row goes."""
+    match row.state:
+        case RowState.REGISTERED | RowState.REMOVED:
+            return row
+        case _ if row.text is None:
+            return None
+        case _:
+            return replace(row, state=RowState.REMOVED, spec=None, workers=None)
+
+
+def plan(rows: Iterable[Row], entries: Mapping[str, Entry]) -> Plan:
+    """What to do at a start, from the rows as they are and config.toml's entries by model name."""
+    before = {(row.name, row.version): row for row in rows}
+    after: dict[tuple[str, str], Row] = {}
+    changes: list[str] = []
+    for key, row in before.items():
+        kept = _without_entry(row, entries)
+        if kept is not None:
+            after[key] = kept
+        if kept is None or kept.state is not row.state:
+            why = "" if row.state is RowState.REGISTERED else f": was {row.state.value}"
+            changes.append(f"{row.name}/{row.version} dropped{why}")
+    for name, entry in entries.items():
+        key = (name, entry.spec.version)
+        known = after.get(key)
+        if known is None or known.text != entry.text:
+            lives = known is not None and known.state is RowState.REGISTERED
+            after[key] = Row(known.id if known and lives else 0, *key, text=entry.text)
+            if before:  # else it is the first start: nothing has changed
+                changes.append(f"{name}/{entry.spec.version} applied from the configuration")
+    return Plan(
+        tuple(row.id for key, row in before.items() if key not in after),
+        tuple(row for key, row in after.items() if before.get(key) != row),
+        tuple(changes),
+    )
+
+
+def _without_entry(row: Row, entries: Mapping[str, Entry]) -> Row | None:
+    """A row at a start, before entries that have changed are applied: one whose entry is gone is the API's or goes."""
+    kept = settled(row)
+    if kept is None or kept.text is None:
+        return kept
+    entry = entries.get(kept.name)
+    if entry is not None and entry.spec.version == kept.version:
+        return kept
+    return None if kept.is_config else replace(kept, text=None)
+
+
+def default_of(rows: Iterable[Row], chosen: str | None) -> str | None:
+    """The default version among the registered rows of one model: the chosen one, else the first registered."""
+    versions = [row.version for row in sorted(rows, key=lambda row: row.id) if row.state is RowState.REGISTERED]
+    return chosen if chosen in versions else versions[0] if versions else None
+
+
+def to_spawn(rows: Iterable[Row], entries: Mapping[str, Entry], chosen: Mapping[str, str]) -> list[ModelSpec]:
+    """What runs after a start, in the order to spawn it: a model's default version first, then as registered."""
+    live = [row for row in rows if row.state is RowState.REGISTERED]
+    names = list(dict.fromkeys(row.name for row in live))
+    found = []
+    for name in names:
+        own = [row for row in live if row.name == name]
+        default = default_of(own, chosen.get(name))
+        own.sort(key=lambda row: row.version != default)
+        found += [_spec(row, entries) for row in own]
+    return found
+
+
+def _spec(row: Row, entries: Mapping[str, Entry]) -> ModelSpec:
+    spec = entries[row.name].spec if row.spec is None else read_spec(row.spec)
+    if row.workers is None:
+        return spec
+    return replace(spec, workers_min=row.workers[0], workers_max=row.workers[1])
+
+
+# --- a ModelSpec as text ------------------------------------------------------------------------
+
+
+def write_spec(spec: ModelSpec) -> str:
+    """A spec as JSON, for `read_spec`."""
+    content = asdict(spec)
+    content["model_dir"] = str(spec.model_dir)
+    content["restart"] = spec.restart.value
+    return json.dumps(content)
+
+
+def read_spec(text: str) -> ModelSpec:
+    """The spec that `write_spec` wrote; keys that an older release did not write have their defaults."""
+    content: dict[str, Any] = _tuples(json.loads(text), ModelSpec)
+    content["model_dir"] = Path(content["model_dir"])
+    content["restart"] = Restart(content["restart"])
+    content["environment"] = Environment(**_tuples(content["environment"], Environment))
+    return ModelSpec(**content)
+
+
+def _tuples(content: dict[str, Any], of: type) -> dict[str, Any]:
+    """JSON has lists where the fields of our own are tuples."""
+    fields = {name for name, kind in of.__annotations__.items() if str(kind).startswith("tuple[")}
+    return {name: tuple(value) if name in fields else value for name, value in content.items()}
+
+
+def relocate(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """A spec whose model was unpacked anew, with every path below its old folder in the new one."""
+    old, new = (json.dumps(str(path))[1:-1] for path in (spec.model_dir, folder))
+    return read_spec(write_spec(spec).replace(old, new))
