@@ -175,6 +175,7 @@ class ServerCall:
         if id and b"x-request-id" not in extra:
             block += hpack.literal(b"x-request-id", id)
         core.send_trailers(self.stream, block)
+        self.wake()
         self._wire.flush()
 
     def abort(self, code: int) -> None:
@@ -182,6 +183,7 @@ class ServerCall:
         if self.status is None:
             self.status, self.status_message = Status.CANCELLED, "the call was reset"
         self._wire.core.reset(self.stream, code)
+        self.wake()
         self._wire.flush()
 
     @property
@@ -194,10 +196,12 @@ class ServerCall:
         if self._readable is not None:
             self._readable.set()
 
-    def wake_writer(self) -> None:
-        """Something was taken."""
+    def wake(self) -> None:
+        """Something was taken, or the stream has ended: with it, whoever still reads has nothing to wait for."""
         if self._writable is not None:
             self._writable.set()
+        if self.stream.state == CLOSED:
+            self.wake_reader()
 
     def _block_of(self, metadata: MetadataLike) -> bytes:
         grpc.check_size(metadata, self._wire.core.peer_max_header_list)

@@ -191,20 +191,24 @@ class ServerConnection(ServerCalls):
                 data = core.take()
                 for stream in core.relieved:
                     if stream.owner is not None:
-                        stream.owner.wake_writer()
+                        stream.owner.wake()
                 if data:
-                    self._writing = True
-                    await self._stream.send_all(data)
-                    self._writing = False
-                    self._writes += 1
+                    await self._send(data)
             if self._draining and not self._closing:
                 if core.goaway_sent == frames.MAX_STREAM_ID:
                     core.goaway(frames.NO_ERROR)
-                    await self._stream.send_all(core.take())
+                    await self._send(core.take())
                 self._nursery.cancel_scope.cancel()
         except _LOST:
             self._lose()
         self._written.set()
+
+    async def _send(self, data: bytes | bytearray) -> None:
+        """Write, where the watch sees how long it takes."""
+        self._writing = True
+        await self._stream.send_all(data)
+        self._writing = False
+        self._writes += 1
 
     def _lose(self) -> None:
         """Nothing gets through any more: end the connection and its calls, without a word."""

@@ -13,6 +13,7 @@ from grpclib.exceptions import GRPCError
 
 from actorserve.services.transport.memory import MemoryClientStream
 
+PATIENCE_S = 100_000
 REQUEST = [
     (":method", "POST"),
     (":scheme", "http"),
@@ -138,17 +139,18 @@ class RawClient:
 
     async def until(self, done: Callable[[h2.events.Event], bool], *, acknowledge: bool = True) -> h2.events.Event:
         """Read until an event is what is asked for; give it."""
-        while True:
-            for event in self.h2.receive_data(await self.stream.receive()):
-                self.events.append(event)
-                if acknowledge and isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
-                    self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            if data := self.h2.data_to_send():
-                await self.stream.send(data)
-            for event in self.events:
-                if done(event):
-                    self.events.remove(event)
-                    return event
+        with trio.fail_after(PATIENCE_S):  # a virtual clock has no other end to what never comes
+            while True:
+                for event in self.events:  # one read may have brought it with what was waited for before
+                    if done(event):
+                        self.events.remove(event)
+                        return event
+                for event in self.h2.receive_data(await self.stream.receive()):
+                    self.events.append(event)
+                    if acknowledge and isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
+                        self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                if data := self.h2.data_to_send():
+                    await self.stream.send(data)
 
     async def ended(self, number: int) -> dict[str, str]:
         """Give the last headers of a stream, when it has ended."""

@@ -326,6 +326,7 @@ async def test_unfinished_messages_of_a_connection_are_bounded(house, autojump_c
     client = house.start(max_buffered_bytes=30_000, **QUIET).raw()
     whole = framed(b"\x0a\xa0\x9c\x01" + b"x" * 20_000)
     first = await client.request("/test.Echo/Unary", whole[:15_000], end=False)
+    await trio.testing.wait_all_tasks_blocked()  # so that it is the first that is held: trio shuffles tasks
     second = await client.request("/test.Echo/Unary", whole[:16_000], end=False)
 
     assert (await client.ended(second))["grpc-status"] == "8"
