@@ -51,7 +51,7 @@ soak *args:
 fuzz *args:
     {{ python }} benchmarks/fuzz.py {{ args }}
 
-# 1,000 lives full of faults in virtual time, 200 with real processes; each failure prints its seed
+# 1,000 lives full of faults in virtual time, 200 with real processes, 100 kills of a server that is told to change
 campaign:
     {{ python }} tests/actors/test_actors_campaign.py 1000
     {{ python }} tests/campaign/real_lives.py --lives 200

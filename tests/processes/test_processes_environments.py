@@ -12,7 +12,7 @@ from serving import HERE, SECRET, Serving, wait_for
 from wheels import make_wheel
 
 from actorserve import config
-from actorserve.actors import model_store
+from actorserve.actors import archives, model_store
 from actorserve.actors.environment import (
     install_environment,
     search_path,
@@ -21,6 +21,7 @@ from actorserve.actors.environment import (
     worker_environment,
 )
 from actorserve.actors.messages import Environment, ModelSpec
+from actorserve.actors.unpacking import Unpacking
 from actorserve.errors import ConfigError
 from actorserve.testing import descendants, is_alive
 
@@ -71,7 +72,9 @@ def test_the_order_of_folders():
 
 def spec_of(folder, **keys):
     """A model's spec from the keys of a config file in `folder`."""
-    return model_store.spec_of("m", model_store.parse({"handler": "a:B", **keys}), folder=folder)
+    model = model_store.parse({"handler": "a:B", **keys})
+    unpacking = Unpacking(folder / "cache", archives.Limits())
+    return model_store.of_config("m", model, folder=folder, unpacking=unpacking)
 
 
 def test_relative_paths_mean_the_file_that_says_them(tmp_path):
