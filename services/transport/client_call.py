@@ -18,12 +18,12 @@ import anyio
 from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
-from actorserve.services.transport import frames, grpc
+from actorserve.services.transport import frames, grpc, values
 from actorserve.services.transport.client_connection import ClientConnection, NotBegun, Waiter
 from actorserve.services.transport.client_retry import Retry
-from actorserve.services.transport.grpc import Metadata, MetadataLike
 from actorserve.services.transport.messages import MessageReader
 from actorserve.services.transport.streams import Stream
+from actorserve.services.transport.values import Metadata, MetadataLike
 
 
 class StreamReset(GRPCError, StreamTerminatedError):
@@ -63,7 +63,7 @@ class ClientCall:
         self._reply_type = reply_type
         self._timeout = timeout
         self._metadata = metadata
-        self._metadata_block = grpc.encode_metadata(metadata) if metadata else b""
+        self._metadata_block = values.encode_metadata(metadata) if metadata else b""
         self._encoding = channel.encoding
         self._waiter = Waiter()
         self._reader = MessageReader(channel.max_receive_bytes)
@@ -91,7 +91,7 @@ class ClientCall:
             try:
                 connection = await channel.connected()
                 if self._metadata:
-                    grpc.check_size(self._metadata, connection.core.peer_max_header_list)
+                    values.check_size(self._metadata, connection.core.peer_max_header_list)
                 timeout = None if self._scope is None else self._scope.deadline - anyio.current_time()
                 block = grpc.request_block(
                     self._path,

@@ -24,7 +24,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from multidict import MultiDict
 
-from actorserve.services.transport import compression, frames, grpc, messages
+from actorserve.services.transport import compression, frames, grpc, messages, values
 from actorserve.services.transport.client_call import ClientCall
 from actorserve.services.transport.streams import Stream
 
@@ -182,7 +182,7 @@ class ClientStream(ClientCall):
             self._trailing_done = True
             self._end_with(stream.fields, stream.metadata)
         else:
-            self.initial_metadata = grpc.decode_metadata(stream.metadata)
+            self.initial_metadata = values.decode_metadata(stream.metadata)
             self._reader.encoding = stream.fields.get(b"grpc-encoding")
 
     async def recv_message(self) -> Any:
@@ -252,7 +252,7 @@ class ClientStream(ClientCall):
         return message
 
     def _end_with(self, fields: dict[bytes, bytes], metadata: list[tuple[bytes, bytes]]) -> None:
-        self.trailing_metadata = grpc.decode_metadata(metadata)
+        self.trailing_metadata = values.decode_metadata(metadata)
         status, text, details = grpc.read_status(fields)
         if status is not Status.OK:
             raise GRPCError(status, text, details)

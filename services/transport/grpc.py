@@ -1,39 +1,28 @@
-"""gRPC's header blocks: requests, answers, status, timeouts, metadata (gRPC's PROTOCOL-HTTP2, named P below).
+"""gRPC's header blocks: requests, answers, status (gRPC's PROTOCOL-HTTP2, named P below).
 
 What lives here: pure functions and tables. Failures are `grpclib.GRPCError`, ready to be told to the peer.
-What must not: messages (messages.py), frames, windows, clocks, sockets, trio.
-Over 300 lines, because both roles read and write the same few forms, which belong side by side.
+What must not: how a timeout, a text or metadata is written (values.py), messages (messages.py), frames, windows,
+clocks, sockets, trio.
 
 Rules
-1. grpc-timeout is at most 8 digits and a unit of HMSmun (P, Requests).
-2. grpc-message is percent-encoded: what is outside 0x20..0x7E, and `%`. Decoding never fails (P, Responses).
-3. Keys ending in -bin carry base64 on the wire, with or without padding, several values joined by commas allowed;
-   others printable ASCII: a value that is not is dropped, as P allows, so that what a service reads it may also send.
-   Keys that begin with `grpc-` or `:`, and te, content-type and user-agent, are not metadata.
-4. content-type goes with the first header block, which is the only one of a trailers-only answer.
-5. An encoding that is not known here is UNIMPLEMENTED with grpc-accept-encoding (compression.md). Other answers carry
+1. content-type goes with the first header block, which is the only one of a trailers-only answer.
+2. An encoding that is not known here is UNIMPLEMENTED with grpc-accept-encoding (compression.md). Other answers carry
    grpc-accept-encoding where the request has a grpc-encoding: who does not compress need not know.
-6. A peer's MAX_HEADER_LIST_SIZE is kept: metadata above it is RESOURCE_EXHAUSTED here, grpc-message is cut.
 """
 
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
-from collections.abc import Collection, Iterable, Mapping
+from base64 import b64encode
 from typing import Any
 
 from grpclib.const import Status
 from grpclib.encoding.proto import ProtoStatusDetailsCodec
 from grpclib.exceptions import GRPCError
-from multidict import MultiDict
 
-from actorserve.services.transport import compression, hpack
+from actorserve.services.transport import compression, hpack, values
 from actorserve.services.transport import frames as f
-from actorserve.services.transport.hpack import Fields, Pairs
-
-MetadataLike = Mapping[str, str | bytes] | Collection[tuple[str, str | bytes]]
-Metadata = MultiDict[str | bytes]
+from actorserve.services.transport.hpack import Fields
 
 CONTENT_TYPE = hpack.literal_indexed(hpack.CONTENT_TYPE, b"application/grpc")
 HEAD = hpack.STATUS_200 + CONTENT_TYPE  # the usual response headers
@@ -46,125 +35,10 @@ HEADS = {  # by the encoding of what follows, for who asked about encodings
 
 _DETAILS = ProtoStatusDetailsCodec()
 _STATUS = {str(status.value).encode(): status for status in Status}
-_TEXT_LIMIT = 4096  # octets of grpc-message: a peer may refuse trailers above 8 KiB (P, Responses)
-
-# --- timeouts ------------------------------------------------------------------------------
-
-_timeout = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
-_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
-
-
-def decode_timeout(value: bytes) -> float:
-    """Give seconds; ValueError for what rule 1 does not allow."""
-    match = _timeout(value)
-    if match is None:
-        raise ValueError(f"invalid grpc-timeout {_show(value)}")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def encode_timeout(seconds: float) -> bytes:
-    """Give the timeout in the finest unit that holds it, rounded up; never below 0."""
-    seconds = max(seconds, 0.0)
-    for unit in (b"n", b"u", b"m", b"S", b"M", b"H"):
-        count = -int(-seconds // _UNITS[unit])
-        if count < 100_000_000:
-            return b"%d%s" % (count, unit)
-    return b"99999999H"
-
-
-# --- texts -----------------------------------------------------------------------------------
-
-_needs_percent = re.compile(rb"[^ -$&-~]|\A | \Z")  # a field's value has no space at its ends (RFC 9113 §8.2.1)
-_percent = re.compile(rb"%([0-9A-Fa-f]{2})")
-
-
-def encode_text(text: str) -> bytes:
-    """Give grpc-message (rule 2), cut where it is very long (rule 6)."""
-    wire = _needs_percent.sub(lambda match: b"%%%02X" % match[0][0], text.encode(errors="replace"))
-    return wire if len(wire) <= _TEXT_LIMIT else _cut_percent(wire[: _TEXT_LIMIT - 3]) + b"..."
-
-
-def _cut_percent(wire: bytes) -> bytes:
-    """Take a broken %XX off the end."""
-    at = wire.rfind(b"%", -2)
-    return wire if at < 0 else wire[:at]
-
-
-def decode_text(value: bytes) -> str:
-    """Give the text of a grpc-message; what is not valid stays as it is or becomes U+FFFD."""
-    return _percent.sub(lambda match: bytes((int(match[1], 16),)), value).decode(errors="replace")
 
 
 def _show(value: bytes | None) -> str:
     return repr((value or b"").decode("latin-1"))
-
-
-# --- metadata ----------------------------------------------------------------------------------
-
-_key_ok = re.compile(r"[0-9a-z_.\-]+").fullmatch
-_value_ok = re.compile(r"[ -~]*").fullmatch
-_RESERVED = frozenset({"te", "content-type", "user-agent"})
-
-
-def decode_base64(value: bytes) -> bytes:
-    """Give the octets, with or without padding; ValueError if it is no base64."""
-    value = value.rstrip(b"=")
-    return b64decode(value + b"=" * (-len(value) % 4), validate=True)
-
-
-def decode_metadata(pairs: Pairs) -> Metadata:
-    """Give metadata as a multi-dict; -bin values as bytes (rule 3). Values that are no base64 are INTERNAL."""
-    metadata: Metadata = MultiDict()
-    for key, value in pairs:
-        name = key.decode("latin-1")
-        if name.startswith("grpc-") or name in _RESERVED:
-            continue
-        if not name.endswith("-bin"):
-            if value.isascii():  # rule 3; control characters never come so far, but for the tab
-                metadata.add(name, value.decode("ascii").replace("\t", " "))
-            continue
-        for part in value.split(b","):
-            try:
-                metadata.add(name, decode_base64(part.strip(b" ")))
-            except ValueError:
-                raise GRPCError(Status.INTERNAL, f"metadata {name}: not base64") from None
-    return metadata
-
-
-def encode_metadata(metadata: MetadataLike) -> bytes:
-    """Give the header block of application metadata; ValueError and TypeError name what is wrong."""
-    items: Iterable[tuple[str, str | bytes]] = metadata.items() if isinstance(metadata, Mapping) else metadata
-    block = b""
-    for key, value in items:
-        if not isinstance(key, str):
-            raise TypeError(f"metadata key {key!r}: str expected")
-        if key in _RESERVED or key.startswith("grpc-"):
-            raise ValueError(f"metadata key {key!r} is reserved for gRPC itself")
-        if not _key_ok(key):
-            raise ValueError(f"invalid metadata key {key!r}: lower-case letters, digits, _ - . expected")
-        if key.endswith("-bin"):
-            if not isinstance(value, bytes):
-                raise TypeError(f"metadata {key}: bytes expected, got {value!r}")
-            block += hpack.literal(key.encode(), b64encode(value).rstrip(b"="))
-            continue
-        if not isinstance(value, str):
-            raise TypeError(f"metadata {key}: str expected, got {value!r}")
-        if not _value_ok(value):
-            raise ValueError(f"metadata {key}: printable ASCII expected, got {value!r}")
-        block += hpack.literal(key.encode(), value.strip(" ").encode())
-    return block
-
-
-def check_size(metadata: MetadataLike, limit: int) -> None:
-    """Refuse metadata above the peer's limit, counted as in RFC 9113 §6.5.2; RESOURCE_EXHAUSTED names both sizes."""
-    items: Iterable[tuple[str, str | bytes]] = metadata.items() if isinstance(metadata, Mapping) else metadata
-    size = sum(
-        32 + len(key) + (len(value) if isinstance(value, str) else -(-len(value) * 4 // 3)) for key, value in items
-    )
-    if size > limit:
-        raise GRPCError(
-            Status.RESOURCE_EXHAUSTED, f"metadata of {size} bytes is larger than the peer's limit of {limit} bytes"
-        )
 
 
 # --- the server's header blocks -------------------------------------------------------------------
@@ -198,7 +72,7 @@ def check_call(fields: Fields) -> float | None:
     if timeout is None:
         return None
     try:
-        return decode_timeout(timeout)
+        return values.decode_timeout(timeout)
     except ValueError as error:
         raise Refusal(200, Status.INTERNAL, str(error)) from None
 
@@ -212,7 +86,7 @@ def status_block(status: Status, text: str | None, details: Any) -> bytes:
     """Give grpc-status, grpc-message and grpc-status-details-bin."""
     block = hpack.literal(b"grpc-status", b"%d" % status.value)
     if text:
-        block += hpack.literal(b"grpc-message", encode_text(text))
+        block += hpack.literal(b"grpc-message", values.encode_text(text))
     if details is not None:
         packed = _DETAILS.encode(status, text, details)
         block += hpack.literal(b"grpc-status-details-bin", b64encode(packed).rstrip(b"="))
@@ -276,7 +150,7 @@ def request_block(
     block = hpack.METHOD_POST + (hpack.SCHEME_HTTPS if secure else hpack.SCHEME_HTTP)
     block += hpack.literal_indexed(hpack.PATH, path.encode()) + hpack.literal_indexed(hpack.AUTHORITY, authority)
     if timeout is not None:
-        block += hpack.literal(b"grpc-timeout", encode_timeout(timeout))
+        block += hpack.literal(b"grpc-timeout", values.encode_timeout(timeout))
     block += _AFTER_PATH + hpack.literal_indexed(hpack.USER_AGENT, user_agent)
     return block if encoding is None else block + _ENCODINGS[encoding]
 
@@ -304,7 +178,7 @@ def read_status(fields: Fields) -> tuple[Status, str | None, Any]:
     status = _STATUS.get(code, Status.UNKNOWN)
     if status is Status.OK:
         return status, None, None
-    text = decode_text(fields[b"grpc-message"]) if b"grpc-message" in fields else None
+    text = values.decode_text(fields[b"grpc-message"]) if b"grpc-message" in fields else None
     return status, text, _read_details(status, text, fields.get(b"grpc-status-details-bin"))
 
 
@@ -312,6 +186,6 @@ def _read_details(status: Status, text: str | None, value: bytes | None) -> Any:
     if value is None:
         return None
     try:
-        return _DETAILS.decode(status, text, decode_base64(value))
+        return _DETAILS.decode(status, text, values.decode_base64(value))
     except Exception:  # noqa: BLE001  protobuf raises DecodeError of its own; broken details must not hide the status
         return None

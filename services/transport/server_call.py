@@ -18,11 +18,11 @@ import trio
 from grpclib.const import Handler, Status
 from grpclib.metadata import Deadline
 
-from actorserve.services.transport import grpc, hpack
+from actorserve.services.transport import grpc, hpack, values
 from actorserve.services.transport.connection import Connection
-from actorserve.services.transport.grpc import Metadata, MetadataLike
 from actorserve.services.transport.streams import CLOSED, Stream
 from actorserve.services.transport.tls import PeerIdentity
+from actorserve.services.transport.values import Metadata, MetadataLike
 
 
 class TrioDeadline(Deadline):
@@ -117,7 +117,7 @@ class ServerCall:
     def metadata(self) -> Metadata:
         """The request's metadata; values of -bin keys are bytes."""
         if self._metadata is None:
-            self._metadata = grpc.decode_metadata(self.stream.metadata)
+            self._metadata = values.decode_metadata(self.stream.metadata)
         return self._metadata
 
     @property
@@ -204,8 +204,8 @@ class ServerCall:
             self.wake_reader()
 
     def _block_of(self, metadata: MetadataLike) -> bytes:
-        grpc.check_size(metadata, self._wire.core.peer_max_header_list)
-        return grpc.encode_metadata(metadata)
+        values.check_size(metadata, self._wire.core.peer_max_header_list)
+        return values.encode_metadata(metadata)
 
     # --- waiting ---------------------------------------------------------------------------------
 

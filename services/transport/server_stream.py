@@ -23,10 +23,10 @@ from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from actorserve.services.transport import compression, frames, grpc, messages
-from actorserve.services.transport.grpc import MetadataLike
 from actorserve.services.transport.messages import MessageReader
 from actorserve.services.transport.server_call import ServerCall, Wire
 from actorserve.services.transport.streams import CLOSED, Stream
+from actorserve.services.transport.values import MetadataLike
 
 
 class ServerStream(ServerCall):

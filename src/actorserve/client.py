@@ -31,7 +31,7 @@ from actorserve.services.transport.client_addresses import Addresses
 from actorserve.services.transport.client_connection import ClientConnection
 from actorserve.services.transport.client_retry import Retry
 from actorserve.services.transport.client_stream import ClientStream
-from actorserve.services.transport.grpc import MetadataLike
+from actorserve.services.transport.values import MetadataLike
 
 __all__ = ["Channel", "Options", "Retry"]
 

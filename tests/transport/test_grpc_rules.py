@@ -17,7 +17,7 @@ from multidict import MultiDict
 from rig import Rig, stub, value
 
 from actorserve.client import Channel
-from actorserve.services.transport import grpc
+from actorserve.services.transport import values
 from actorserve.services.transport.memory import memory_pair
 
 CHAT, UPLOAD = Cardinality.STREAM_STREAM, Cardinality.STREAM_UNARY
@@ -293,7 +293,7 @@ async def test_a_status_message_is_text_on_the_other_side(nursery, autojump_cloc
 @pytest.mark.parametrize("wire", [b"%", b"%4", b"%zz", b"a%41%", b"%ff%fe", b"%E2%88"])
 def test_a_broken_status_message_is_not_thrown_away(wire):
     """P, Responses: what decodes is decoded, the rest stays or is replaced."""
-    text = grpc.decode_text(wire)
+    text = values.decode_text(wire)
 
     assert text
     assert ("A" in text) is (b"%41" in wire)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import MultiDict
 
-from actorserve.services.transport import grpc, hpack
+from actorserve.services.transport import hpack, values
 from actorserve.services.transport.messages import MessageReader, frame_message
 
 keys = st.from_regex(r"x-[a-z0-9_.\-]{0,10}", fullmatch=True).filter(lambda key: not key.endswith("-bin"))
@@ -19,13 +19,13 @@ pairs = st.lists(st.tuples(keys, texts) | st.tuples(keys.map(lambda key: key + "
 @given(pairs)
 def test_metadata_comes_back_as_it_was_sent(metadata):
     """Keys, order, repetition and octets survive, whichever library decodes the block."""
-    block = grpc.encode_metadata(MultiDict(metadata))
+    block = values.encode_metadata(MultiDict(metadata))
 
     for library in ("jh2", "hpack"):
         decoded = hpack.decoder(1_000_000, library)(block) if block else []
         _, received = hpack.split(decoded, hpack.NO_PSEUDO, 1_000_000)
 
-        assert metadata == list(grpc.decode_metadata(received).items())
+        assert metadata == list(values.decode_metadata(received).items())
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_metadata_comes_back_as_it_was_sent(metadata):
 def test_metadata_that_gRPC_forbids_is_refused(key, value, error):  # noqa: N802  the name of the thing
     """The caller is told which key is wrong; nothing of it reaches the wire."""
     with pytest.raises(error, match=key):
-        grpc.encode_metadata({key: value})
+        values.encode_metadata({key: value})
 
 
 @pytest.mark.parametrize("wire", [b"AAE", b"AAE=", b"AAE,AAE", b"AAE, AAE="])
 def test_binary_metadata_is_read_with_and_without_padding(wire):
     """Padding is optional and a comma joins values, as the protocol allows."""
-    decoded = grpc.decode_metadata([(b"k-bin", wire)])
+    decoded = values.decode_metadata([(b"k-bin", wire)])
 
     assert {b"\0\1"} == set(decoded.getall("k-bin"))
 
@@ -57,23 +57,23 @@ def test_binary_metadata_is_read_with_and_without_padding(wire):
 def test_binary_metadata_that_is_no_base64_is_an_error_of_the_peer():
     """A value that does not decode names its key."""
     with pytest.raises(GRPCError, match="k-bin"):
-        grpc.decode_metadata([(b"k-bin", b"!")])
+        values.decode_metadata([(b"k-bin", b"!")])
 
 
 @given(st.text())
 def test_status_messages_survive_percent_encoding(text):
     """Any text comes back, and only printable ASCII crosses the wire."""
     text = text.encode(errors="replace").decode()
-    wire = grpc.encode_text(text)
+    wire = values.encode_text(text)
 
     assert all(0x20 <= octet <= 0x7E for octet in wire)
-    assert text == grpc.decode_text(wire)
+    assert text == values.decode_text(wire)
 
 
 @given(st.binary())
 def test_decoding_a_status_message_never_fails(wire):
     """Whatever a peer sends becomes text."""
-    assert isinstance(grpc.decode_text(wire), str)
+    assert isinstance(values.decode_text(wire), str)
 
 
 @pytest.mark.parametrize(
@@ -90,20 +90,20 @@ def test_decoding_a_status_message_never_fails(wire):
 )
 def test_timeouts_are_read_in_every_unit(wire, seconds):
     """All six units of the protocol."""
-    assert pytest.approx(seconds) == grpc.decode_timeout(wire)
+    assert pytest.approx(seconds) == values.decode_timeout(wire)
 
 
 @pytest.mark.parametrize("wire", [b"", b"1", b"S", b"123456789S", b"-1S", b"1 S", b"1.5S", b"1s"])
 def test_timeouts_out_of_form_are_refused(wire):
     """More than eight digits, no unit or an unknown one is an error, not a guess."""
     with pytest.raises(ValueError, match="grpc-timeout"):
-        grpc.decode_timeout(wire)
+        values.decode_timeout(wire)
 
 
 @given(st.floats(0, 3e11))
 def test_timeouts_are_never_shortened_on_the_wire(seconds):
     """What is sent is at least what was asked, and within a thousandth of it."""
-    sent = grpc.decode_timeout(grpc.encode_timeout(seconds))
+    sent = values.decode_timeout(values.encode_timeout(seconds))
 
     assert sent >= seconds * (1 - 1e-12)
     assert sent <= seconds * 1.001 + 1e-9
