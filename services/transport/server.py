@@ -62,7 +62,7 @@ class Statistics:
     closed: Mapping[str, int] = field(default_factory=dict)  # by reason: peer, fault, handshake, slow, stall, idle ...
 
 
-def _no_translation(_error: Exception) -> GRPCError | None:
+def _no_translation(_error: Exception, _call: ServerStream) -> GRPCError | None:
     return None
 
 

@@ -34,7 +34,8 @@ CUT_AT_ONCE = 8  # calls cancelled between two checkpoints (rule 3)
 
 log = structlog.get_logger(__name__)
 
-Translate = Callable[[Exception], GRPCError | None]
+Translate = Callable[[Exception, ServerStream], GRPCError | None]
+"""The status that an exception of a method stands for; None: as it is where it is a GRPCError, else a bug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class ServerCalls(ABC):
             return
         while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
-        known = error if isinstance(error, GRPCError) else self._translate(error)
+        known = self._translate(error, call) or (error if isinstance(error, GRPCError) else None)
         if known is None:
             request_id = call.ensure_request_id()
             log.error("service method failed", method=call.method, request_id=request_id, exc_info=error)
