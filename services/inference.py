@@ -16,7 +16,9 @@ from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
 from actorserve.proto.inference_pb2 import PredictionResponse, TorchServeHealthResponse
 from actorserve.services.access import check_model, metadata_for
 from actorserve.services.codec import inputs_of, model_of
-from actorserve.services.sequences import Conversation
+from actorserve.services.compat import About
+from actorserve.services.sequences import Conversation, InBand
+from actorserve.services.status import status_bytes
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
@@ -39,11 +41,12 @@ async def _send_trailers(stream: ServerStream, trailers: Metadata) -> None:
 
 
 class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # generated without types
-    """See the module's docstring."""
+    """See the module's docstring. `in_band`: how an error reads inside StreamPredictions2."""
 
-    def __init__(self, directory: Directory, supervisor: Supervisor) -> None:
+    def __init__(self, directory: Directory, supervisor: Supervisor, *, in_band: InBand = status_bytes) -> None:
         self._directory = directory
         self._supervisor = supervisor
+        self._in_band = in_band
 
     async def Ping(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
         """Healthy: every model's default version has its minimum of READY workers."""
@@ -62,6 +65,7 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         request = await stream.recv_message()
         assert request is not None  # noqa: S101  # the transport has refused a unary call without a message
         name, version = model_of(request)
+        stream.about = About(name, version)
         check_model(stream, name)
         message = Infer(inputs_of(request), metadata_for(stream), stream.ensure_request_id())
         reply = self._directory.find(name, version).ask(message, deadline_of(stream))
@@ -79,6 +83,7 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         request = await stream.recv_message()
         assert request is not None  # noqa: S101  # as above
         name, version = model_of(request)
+        stream.about = About(name, version)
         check_model(stream, name)
         message = Generate(inputs_of(request), metadata_for(stream), stream.ensure_request_id())
         reply = self._directory.find(name, version).ask(message, deadline_of(stream))
@@ -94,4 +99,4 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
 
     async def StreamPredictions2(self, stream: ServerStream) -> None:  # noqa: N802
         """Stateful sequences, and questions one after the other: each message has its own reply (sequences.py)."""
-        await Conversation(stream, self._directory).run()
+        await Conversation(stream, self._directory, self._in_band).run()

@@ -1,7 +1,8 @@
 """ManagementAPIsService: TorchServe's management contract, each call a message to the supervisor.
 
 Texts and JSON bodies are TorchServe's (its keys, its order). A client's cancel or deadline ends the answer,
-never the change. What must not live here: how a model starts or ends (actors/), statuses (status.py).
+never the change. Over 250 lines: six rpcs, and the fields of the one that has many.
+What must not live here: how a model starts or ends (actors/), statuses (status.py).
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from actorserve import config
-from actorserve.actors import model_store
+from actorserve.actors import manifest, model_store
 from actorserve.actors.directory import Directory
-from actorserve.actors.messages import ModelSpec, Observe, Scale, SetDefault, Spawn, Stop
+from actorserve.actors.messages import Infer, ModelSpec, ModelView, Observe, Scale, SetDefault, Spawn, State, Stop
 from actorserve.actors.registrar import Registrar
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.unpacking import Unpacking
 from actorserve.config_types import is_name
-from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
+from actorserve.errors import ActorserveError, BadInput, ConfigError, NoSuchModel
 from actorserve.proto.management_grpc import ManagementAPIsServiceBase
 from actorserve.proto.management_pb2 import (
     ManagementResponse,
@@ -25,11 +28,16 @@ from actorserve.proto.management_pb2 import (
 )
 from actorserve.services import describe
 from actorserve.services.access import check_model
+from actorserve.services.compat import About
+from actorserve.services.inference import deadline_of
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
 
 UPDATING = "Processing worker updates..."
+IN_PROGRESS = "Workers scaling in progress..."
+DESCRIBE = {"describe": "True"}
+"""The header by which a handler in TorchServe's style knows that it is asked about itself."""
 FIELDS = {
     "max_batch_delay_ms": "max_batch_delay",
     "response_timeout_s": "response_timeout",
@@ -37,10 +45,16 @@ FIELDS = {
     "workers.min": "initial_workers",
 }
 RUNTIMES = ("", "python", "python3")
+NUMBERS = ("batch_size", "initial_workers", "max_batch_delay", "response_timeout", "startup_timeout")
+
+log = structlog.get_logger("actorserve.management")
 
 
 class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # generated without types
-    """See the module's docstring. `folder`: what a native handler gets as `model_dir`."""
+    """See the module's docstring. `folder`: what a native handler gets as `model_dir`.
+
+    `as_torchserve`: bodies, and what is taken as not given, are TorchServe's; statuses are by the listener's table.
+    """
 
     def __init__(
         self,
@@ -48,6 +62,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         supervisor: Supervisor,
         registrar: Registrar,
         *,
+        as_torchserve: bool = False,
         model_store: Path,
         folder: Path,
         grace_s: float,
@@ -56,6 +71,8 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         self._directory = directory
         self._supervisor = supervisor
         self._registrar = registrar
+        self._as_torchserve = as_torchserve
+        self._knows_number_gpu = False
         self._model_store = model_store
         self._folder = folder
         self._grace_s = grace_s
@@ -65,14 +82,26 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         """The default versions, by name, at most 100 a page."""
         request = await _read(stream)
         tree = await self._supervisor.ask(Observe()).wait()
-        await _say(stream, describe.listing(tree, limit=request.limit, start=request.next_page_token))
+        page = describe.listing(
+            tree, limit=request.limit, start=request.next_page_token, as_torchserve=self._as_torchserve
+        )
+        await _say(stream, page)
 
     async def DescribeModel(self, stream: ServerStream) -> None:  # noqa: N802
-        """One version, or with "all" every one."""
+        """One version, with what its handler says of itself where that is asked for; or with "all" every one."""
         request = await _read(stream)
-        if request.customized:
-            raise Unsupported("customized metadata is not served yet")
+        asks = request.customized and request.model_version != "all"
+        stream.about = About(request.model_name, request.model_version, customized=asks)
         name, version = _named(stream, request.model_name), request.model_version
+        models = await self._views(name, version)
+        customized = b""
+        if asks and models[0].spec.handler == manifest.LOADER:  # native handlers say nothing of themselves
+            customized = await self._customized(stream, name, version)
+            models = await self._views(name, version)
+        await _say(stream, describe.description(models, customized=customized, as_torchserve=self._as_torchserve))
+
+    async def _views(self, name: str, version: str) -> list[ModelView]:
+        """The versions that are meant, one at least; NoSuchModel."""
         if version != "all":
             self._directory.find(name, version)
         tree = await self._supervisor.ask(Observe()).wait()
@@ -84,7 +113,16 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         ]
         if not models:
             raise NoSuchModel(name)
-        await _say(stream, describe.description(models))
+        return models
+
+    async def _customized(self, stream: ServerStream, name: str, version: str) -> bytes:
+        """What the handler says of itself: a request without inputs, which queues as every other."""
+        message = Infer({}, DESCRIBE, stream.ensure_request_id())
+        reply = self._directory.find(name, version).ask(message, deadline_of(stream))
+        try:
+            return (await reply.wait()).data
+        finally:
+            reply.abandon()
 
     async def RegisterModel(self, stream: ServerStream) -> None:  # noqa: N802
         """Spawn a model: a native handler, or a folder, an archive or a file of the model store.
@@ -92,12 +130,14 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         Cancelled while it is unpacked, nothing has happened.
         """
         request = await _read(stream)
-        _check_fields(request)
+        stream.about = About(url=request.url)
+        self._check_fields(request)
         if request.model_name:
             check_model(stream, request.model_name)
         found = await self._found(request.url)
         try:
             spec = self._spec(request, found)
+            stream.about = About(spec.name, spec.version, request.url)
             check_model(stream, spec.name)
             answer = self._registrar.ask(Spawn(spec, unregister_on_failure=request.synchronous))
         except BaseException:
@@ -108,12 +148,20 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         label = f'Model "{spec.name}" Version: {spec.version} registered with {workers} initial workers'
         if not workers:
             await _say(stream, f"{label}. Use scale workers API to add workers for the model.")
+        elif request.synchronous:
+            await _say(stream, await self._once_scaled(label, spec.name, spec.version, workers))
         else:
-            await _say(stream, label if request.synchronous else UPDATING)
+            await _say(stream, UPDATING)
 
     async def ScaleWorker(self, stream: ServerStream) -> None:  # noqa: N802
-        """Set the number of workers. proto3 cannot tell 0 from unset: `min_worker` 0 is 1, as TorchServe has it."""
+        """Set the number of workers. proto3 cannot tell 0 from unset: `min_worker` 0 is 1, as TorchServe has it.
+
+        `timeout`: seconds that those which leave get for what they have in hand, below 0 for ever; 0 is the server's
+        own grace. `number_gpu` has no effect, as in TorchServe.
+        """
         request = await _read(stream)
+        stream.about = About(request.model_name, request.model_version)
+        self._note_number_gpu(request.number_gpu)
         least = request.min_worker if request.min_worker > 0 else 1
         most = request.max_worker if request.max_worker > 0 else least
         for field in ("min_worker", "max_worker"):
@@ -123,18 +171,35 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
             raise BadInput("max_worker", "max_worker cannot be less than min_worker.")
         name, version = _named(stream, request.model_name), request.model_version
         self._directory.find(name, version)
-        answer = self._registrar.ask(Scale(name, version, least, most))
+        grace_s = float("inf") if request.timeout < 0 else request.timeout or None
+        answer = self._registrar.ask(Scale(name, version, least, most, grace_s))
         if not request.synchronous:
             await answer.accepted.wait()
             await _say(stream, UPDATING)
             return
         await answer.done.wait()
         suffix = f", version: {version}" if version else ""
-        await _say(stream, f"Workers scaled to {least} for model: {name}{suffix}")
+        text = f"Workers scaled to {least} for model: {name}{suffix}"
+        await _say(stream, await self._once_scaled(text, name, version, least))
+
+    async def _once_scaled(self, text: str, name: str, version: str, least: int) -> str:
+        """`text`, unless one of the workers that were READY is not any more, or another change has followed."""
+        try:
+            (model,) = await self._views(name, version)
+        except ActorserveError:
+            return IN_PROGRESS
+        ready = sum(replica.state is State.READY for replica in model.replicas)
+        return text if ready >= least else IN_PROGRESS
+
+    def _note_number_gpu(self, number: int) -> None:
+        if number and not self._knows_number_gpu:
+            self._knows_number_gpu = True
+            log.warning("number_gpu of ScaleWorker has no effect", number_gpu=number)
 
     async def UnregisterModel(self, stream: ServerStream) -> None:  # noqa: N802
         """Drain a version: new calls are refused at once, what is queued is answered within the grace."""
         request = await _read(stream)
+        stream.about = About(request.model_name, request.model_version)
         name = _named(stream, request.model_name)
         await self._registrar.ask(Stop(name, request.model_version, self._grace_s)).done.wait()
         await _say(stream, f'Model "{name}" unregistered')
@@ -142,6 +207,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
     async def SetDefault(self, stream: ServerStream) -> None:  # noqa: N802
         """Make a version the one that calls without one mean. Calls that run keep the version that they have."""
         request = await _read(stream)
+        stream.about = About(request.model_name, request.model_version)
         name, version = _named(stream, request.model_name), request.model_version
         if not version:
             raise NoSuchModel(name, " ") if self._directory.default(name) else NoSuchModel(name)
@@ -150,6 +216,21 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
 
     # --- RegisterModel's fields ------------------------------------------------------------------
 
+    def _check_fields(self, request: RegisterModelRequest) -> None:
+        """BadInput for what is wrong whatever the source holds. A negative number is not given, for TorchServe."""
+        if request.runtime not in RUNTIMES:
+            raise BadInput("runtime", f"Invalid RuntimeType value: {request.runtime}")
+        if request.s3_sse_kms:
+            raise BadInput("s3_sse_kms", "not supported: models are not fetched from S3 with a KMS key")
+        for field in NUMBERS:
+            if getattr(request, field) < 0:
+                if not self._as_torchserve:
+                    raise BadInput(field, f"{getattr(request, field)} is negative")
+                setattr(request, field, 0)
+        native = request.handler and (not self._as_torchserve or manifest.is_native(request.handler))
+        if not request.url and not native:
+            raise BadInput("url", "Parameter url is required.")
+
     async def _found(self, url: str) -> model_store.Folder:
         """The source that is meant; without a url, the config file's folder, which says nothing of itself."""
         if not url:
@@ -157,7 +238,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         return await model_store.open_source(model_store.locate(self._model_store, url), self._unpacking)
 
     def _spec(self, request: RegisterModelRequest, found: model_store.Folder) -> ModelSpec:
-        content = model_store.merge(found, {**_given(request), **found.fixed})
+        content = _with_runtime(model_store.merge(found, {**_given(request), **found.fixed}), request.runtime)
         return self._parse(request, content, request.model_name or found.name, found.path)
 
     def _parse(self, request: RegisterModelRequest, content: dict[str, Any], name: str, folder: Path) -> ModelSpec:
@@ -172,19 +253,6 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
             return model_store.spec_of(name, model_store.parse(content), folder=folder, url=request.url)
         except ConfigError as error:
             raise BadInput(_field(error.key, request), error.text) from None
-
-
-def _check_fields(request: RegisterModelRequest) -> None:
-    """BadInput or Unsupported for what is wrong whatever the source holds."""
-    if request.runtime not in RUNTIMES:
-        raise BadInput("runtime", f"Invalid RuntimeType value: {request.runtime}")
-    if request.s3_sse_kms:
-        raise Unsupported("s3_sse_kms: models are not fetched yet; put them into the model store")
-    for field in ("batch_size", "initial_workers", "max_batch_delay", "response_timeout", "startup_timeout"):
-        if getattr(request, field) < 0:
-            raise BadInput(field, f"{getattr(request, field)} is negative")
-    if not request.url and not request.handler:
-        raise BadInput("url", "Parameter url is required.")
 
 
 def _field(key: str, request: RegisterModelRequest) -> str:
@@ -204,6 +272,16 @@ def _given(request: RegisterModelRequest) -> dict[str, Any]:
         "workers": {"min": request.initial_workers} if request.initial_workers else None,
     }
     return {key: value for key, value in given.items() if value}
+
+
+def _with_runtime(content: dict[str, Any], runtime: str) -> dict[str, Any]:
+    """The keys, with the request's runtime in the manifest that a handler in TorchServe's style sees."""
+    if not runtime or content.get("handler") != manifest.LOADER:
+        return content
+    options = content["options"]
+    said = options["torchserve"]
+    said = {**said, "manifest": {**said["manifest"], "runtime": runtime}}
+    return {**content, "options": {**options, "torchserve": said}}
 
 
 def _named(stream: ServerStream, name: str) -> str:

@@ -37,13 +37,13 @@ from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
-from actorserve.services.access import Access
+from actorserve.services import compat, status
+from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
 from actorserve.services.management import ManagementService
 from actorserve.services.reflection import AlphaReflectionService, ReflectionService
 from actorserve.services.schemas import Schema, names_of
-from actorserve.services.status import translate
 from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
@@ -120,8 +120,10 @@ class Server:
 
     def _grpc(self, listener: Listener, further: Sequence[Any]) -> GrpcServer:
         services: list[Any] = []
+        as_torchserve = listener.compatibility == "torchserve"
+        table = compat if as_torchserve else status
         if "inference" in listener.services:
-            services.append(InferenceService(self.directory, self.supervisor))
+            services.append(InferenceService(self.directory, self.supervisor, in_band=table.status_bytes))
         if "management" in listener.services:
             server = self.settings.server
             services.append(
@@ -129,6 +131,7 @@ class Server:
                     self.directory,
                     self.supervisor,
                     self.registrar,
+                    as_torchserve=as_torchserve,
                     model_store=self.settings.folder / server.model_store,
                     folder=self.settings.folder,
                     grace_s=server.grace_s,
@@ -141,7 +144,7 @@ class Server:
         return GrpcServer(
             [*services, *further],
             limits=limits,
-            translate=translate,
+            translate=table.translate,
             on_end=on_end,
             interceptors=self._interceptors(listener),
             certificates=None if listener.tls is None else Certificates(self._files(listener.tls)),
@@ -150,7 +153,9 @@ class Server:
     def _interceptors(self, listener: Listener) -> list[Interceptor]:
         if listener.tokens_file is None:
             return []
-        tokens = read_tokens(self.settings.folder / listener.tokens_file)
+        tokens: Finds = read_tokens(self.settings.folder / listener.tokens_file)
+        if listener.compatibility == "torchserve":
+            tokens = compat.CaseSensitive(tokens)
         return [Access(tokens, exempt=listener.auth_exempt)]
 
     def _files(self, tls: Tls) -> Files:

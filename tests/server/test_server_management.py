@@ -100,7 +100,19 @@ KEYS = [
     "maxBatchDelay",
     "responseTimeout",
     "startupTimeout",
+    "maxRetryTimeoutInSec",
+    "clientTimeoutInMills",
+    "parallelType",
+    "parallelLevel",
     "deviceType",
+    "continuousBatching",
+    "useJobTicket",
+    "useVenv",
+    "stateful",
+    "sequenceMaxIdleMSec",
+    "sequenceTimeoutMSec",
+    "maxNumSequence",
+    "maxSequenceJobQueueSize",
     "status",
     "loadedAtStartup",
     "workers",
@@ -128,7 +140,7 @@ async def test_describe(autojump_clock):
 
 
 async def test_describe_what_is_not_there(autojump_clock):
-    """No name is INVALID_ARGUMENT, an unknown name or version NOT_FOUND, customized metadata UNIMPLEMENTED."""
+    """No name is INVALID_ARGUMENT, an unknown name or version NOT_FOUND, customized metadata or not."""
     async with testing.serve(models(m={}), workers=scripted()) as app, asker(app) as ask:
         async with refused(Status.INVALID_ARGUMENT, "model_name: is empty"):
             await ask.manage("DescribeModel")
@@ -138,8 +150,8 @@ async def test_describe_what_is_not_there(autojump_clock):
             await ask.manage("DescribeModel", model_name="x", model_version="all")
         async with refused(Status.NOT_FOUND, "Model version: 9 does not exist for model: m"):
             await ask.manage("DescribeModel", model_name="m", model_version="9")
-        async with refused(Status.UNIMPLEMENTED, "customized metadata is not served yet"):
-            await ask.manage("DescribeModel", model_name="m", customized=True)
+        async with refused(Status.NOT_FOUND, "Model not found: x"):
+            await ask.manage("DescribeModel", model_name="x", customized=True)
 
 
 # --- RegisterModel -------------------------------------------------------------------------------------
@@ -242,7 +254,7 @@ REFUSALS = [
         "max_batch_delay: 1073741824 is wrong: it must be at most 600000",
     ),
     ({"url": "good", "runtime": "lua"}, Status.INVALID_ARGUMENT, "runtime: Invalid RuntimeType value: lua"),
-    ({"url": "good", "s3_sse_kms": True}, Status.UNIMPLEMENTED, "s3_sse_kms"),
+    ({"url": "good", "s3_sse_kms": True}, Status.INVALID_ARGUMENT, "s3_sse_kms: not supported"),
     ({"url": "../good"}, Status.INVALID_ARGUMENT, "url: Relative path is not allowed in url: ../good"),
     ({"url": "/etc"}, Status.INVALID_ARGUMENT, "url: '/etc' is not a folder inside the model store"),
     ({"url": "."}, Status.INVALID_ARGUMENT, "url: '.' is not a folder inside the model store"),
