@@ -38,8 +38,7 @@ def failure(outcome: int, data: bytes) -> ActorserveError:
         case Outcome.RAISED:
             return HandlerRaised(*wire.read_error_data(data))
         case Outcome.CODED:
-            code, text = wire.read_error_data(data)
-            return HandlerStatus(int(code), text)
+            return HandlerStatus(*wire.read_status_data(data))
         case Outcome.EXPIRED:
             return Expired("the deadline passed before the batch began")
         case Outcome.CANCELLED:

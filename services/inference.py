@@ -9,9 +9,9 @@ import json
 from typing import TYPE_CHECKING
 
 from actorserve.actors.directory import Directory
-from actorserve.actors.messages import Generate, Infer, Metadata, Observe, State
+from actorserve.actors.messages import Answer, Generate, Infer, Metadata, Observe, State
 from actorserve.actors.supervisor import Supervisor
-from actorserve.errors import HandlerRaised
+from actorserve.errors import HandlerRaised, HandlerStatus
 from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
 from actorserve.proto.inference_pb2 import PredictionResponse, TorchServeHealthResponse
 from actorserve.services.access import check_model, metadata_for
@@ -41,12 +41,23 @@ async def _send_trailers(stream: ServerStream, trailers: Metadata) -> None:
 
 
 class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # generated without types
-    """See the module's docstring. `in_band`: how an error reads inside StreamPredictions2."""
+    """See the module's docstring. `in_band`: how an error reads inside StreamPredictions2.
 
-    def __init__(self, directory: Directory, supervisor: Supervisor, *, in_band: InBand = status_bytes) -> None:
+    `as_torchserve`: a status that a handler set beside its answer is not told, as over TorchServe's gRPC.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        supervisor: Supervisor,
+        *,
+        in_band: InBand = status_bytes,
+        as_torchserve: bool = False,
+    ) -> None:
         self._directory = directory
         self._supervisor = supervisor
         self._in_band = in_band
+        self._as_torchserve = as_torchserve
 
     async def Ping(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
         """Healthy: every model's default version has its minimum of READY workers."""
@@ -71,6 +82,8 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         reply = self._directory.find(name, version).ask(message, deadline_of(stream))
         try:
             answer = await reply.wait()
+        except HandlerStatus as error:
+            answer = Answer(self._in_spite_of(error))
         finally:
             reply.abandon()
         await stream.send_message(PredictionResponse(prediction=answer.data))
@@ -93,9 +106,17 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
                     await stream.send_message(PredictionResponse(prediction=chunk))
                 await stream.drained()
                 reply.taken(len(chunks), sum(map(len, chunks)))
+        except HandlerStatus as error:
+            await stream.send_message(PredictionResponse(prediction=self._in_spite_of(error)))
         finally:
             reply.abandon()
         await _send_trailers(stream, reply.trailers)
+
+    def _in_spite_of(self, error: HandlerStatus) -> bytes:
+        """The answer that came with a handler's status, where that status is not told; else the error is."""
+        if self._as_torchserve and error.answer is not None:
+            return error.answer
+        raise error
 
     async def StreamPredictions2(self, stream: ServerStream) -> None:  # noqa: N802
         """Stateful sequences, and questions one after the other: each message has its own reply (sequences.py)."""

@@ -22,7 +22,7 @@ from typing import Any
 from actorserve.errors import LoadFailed
 from actorserve.handlers.base import Answer, Context, Request
 from actorserve.handlers.torchserve.entry import SHIM, find_entry, wrapped
-from actorserve.handlers.torchserve.rows import Row, data_of, settle
+from actorserve.handlers.torchserve.rows import Row, calls_of, data_of, settle
 from actorserve.handlers.torchserve.runs import Runs
 
 BUFFER_BYTES = 64 << 20
@@ -58,14 +58,15 @@ class TorchServeHandler:
         self._entry = wrapped(entry, str(options.get("envelope", "")))
 
     def infer(self, batch: Sequence[Request]) -> Sequence[Answer | Exception]:
-        """One call of `handle`. What it sent before it returned goes before each answer, as one message."""
+        """One call of `handle`, and one for each row that is alone. What it sent on the way goes before each answer."""
         rows = [Row(request) for request in batch]
-        call = self._runs.enter(rows)
-        self._context.call = call
-        try:
-            self._handle(rows, call)
-        finally:
-            self._runs.leave(call)
+        for together in calls_of(rows):
+            call = self._runs.enter(together)
+            self._context.call = call
+            try:
+                self._handle(together, call)
+            finally:
+                self._runs.leave(call)
         return [row.whole() for row in rows]
 
     def generate(self, request: Request) -> Iterator[Answer]:

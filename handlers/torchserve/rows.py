@@ -19,6 +19,8 @@ from actorserve.handlers.base import Request
 KEY = re.compile(r"[0-9a-z_.-]+")
 TEXT = re.compile(r"[\x20-\x7e]*")
 RESERVED = frozenset(("content-length", "te", "connection", "transfer-encoding", "upgrade", "host", "trailer"))
+ALONE = ("describe", "explain")
+"""Headers, "True" where they are set, that change what a whole call of `handle` answers."""
 CONTENT_TYPE = "response-content-type"
 """The trailer of `set_response_content_type`: gRPC keeps content-type for itself."""
 
@@ -61,6 +63,17 @@ class Row:
     def whole(self) -> bytes | Exception:
         """Everything at once, for a unary call."""
         return self.error if self.error is not None else b"".join(self.chunks)
+
+
+def is_alone(row: Row) -> bool:
+    """Whether a row must not share its call: it asks for something else than the others."""
+    return any(row.request.metadata.get(header) == "True" for header in ALONE)
+
+
+def calls_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """The calls of `handle` that answer a batch: one, and one for each row that is alone."""
+    together = [row for row in rows if not is_alone(row)]
+    return [*([together] if together else []), *([row] for row in rows if is_alone(row))]
 
 
 def data_of(request: Request) -> dict[str, Any]:
@@ -119,7 +132,8 @@ def _end(row: Row, processor: Any, answer: Any) -> None:
     if _is_good(code):
         row.add(answer)
     else:
-        row.error = row.error or HandlerStatus(code, phrase or _text(answer) or f"status {code}")
+        data = _bytes(answer)
+        row.error = row.error or HandlerStatus(code, phrase or _text(data) or f"status {code}", data)
 
 
 def _say_headers(request: Request, headers: Mapping[str, Any]) -> None:
@@ -146,8 +160,15 @@ def _is_good(code: int) -> bool:
     return 200 <= code < 300
 
 
-def _text(answer: Any) -> str:
+def _bytes(answer: Any) -> bytes | None:
     try:
-        return to_bytes(answer).decode()
-    except (TypeError, UnicodeDecodeError):
+        return to_bytes(answer)
+    except TypeError:
+        return None
+
+
+def _text(data: bytes | None) -> str:
+    try:
+        return (data or b"").decode()
+    except UnicodeDecodeError:
         return ""

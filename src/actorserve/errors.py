@@ -174,12 +174,16 @@ class HandlerRaised(ActorserveError):
 
 
 class HandlerStatus(ActorserveError):
-    """The handler ended its item with a status `code` of its own, in HTTP's numbers (TorchServe's contract)."""
+    """The handler ended its item with a status `code` of its own, in HTTP's numbers (TorchServe's contract).
 
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(code, text)
+    `answer`: what it answered all the same, where it only set a status.
+    """
+
+    def __init__(self, code: int, text: str, answer: bytes | None = None) -> None:
+        super().__init__(code, text, answer)
         self.code = code
         self.text = text
+        self.answer = answer
 
     def __str__(self) -> str:
         return self.text

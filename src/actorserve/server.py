@@ -123,7 +123,11 @@ class Server:
         as_torchserve = listener.compatibility == "torchserve"
         table = compat if as_torchserve else status
         if "inference" in listener.services:
-            services.append(InferenceService(self.directory, self.supervisor, in_band=table.status_bytes))
+            services.append(
+                InferenceService(
+                    self.directory, self.supervisor, in_band=table.status_bytes, as_torchserve=as_torchserve
+                )
+            )
         if "management" in listener.services:
             server = self.settings.server
             services.append(
