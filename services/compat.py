@@ -3,8 +3,9 @@
 Measured on TorchServe 0.12.0. A text has two lines: the message, and the Java class or a literal that names the kind;
 where TorchServe lets an exception escape it is UNKNOWN without a text. What TorchServe has no row for keeps our
 status and text. Its faults are not repeated: where it loses an answer, the answer is what it says when it does not.
-docs/torchserve-compatibility.md has both tables. Pure but for `translate`, which reads the call. Over 250 lines: it is
-one table. What must not live here: our own (status.py), who raised what.
+docs/torchserve-compatibility.md has both tables. Pure but for `translate`, which reads the call; the record of a call
+(the access log) keeps our own text. Over 250 lines: it is one table. What must not live here: our own (status.py), who
+raised what.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ async def said(ask, *args, **fields):
     with pytest.raises(GRPCError) as error:
         await ask(*args, **fields)
     assert error.value.details is None
-    return error.value.status, error.value.message
+    return error.value.status, error.value.message or ""
 
 
 # --- inference ---------------------------------------------------------------------------------------
@@ -202,6 +202,16 @@ async def test_tokens(autojump_clock, tmp_path):
         denied = await said(ask.management.ListModels, listing, metadata={"authorization": "Bearer secret"})
         assert denied == (Status.PERMISSION_DENIED, text)
         assert (await predict("Bearer secret")).prediction == b"hello"
+
+
+async def test_the_access_log_says_what_happened(autojump_clock, capfd):
+    """The line of a call has the status that the client got, and our own text, which says more than TorchServe's."""
+    config = {**compatible(models(m={})), "log": {"access": True, "format": "json"}}
+    async with testing.serve(config, workers="scripted") as app, asker(app) as ask:
+        fields = {"model_name": "m", "handler": ECHO}
+        assert await said(ask.manage, "RegisterModel", **fields) == (Status.UNKNOWN, "")
+    (line,) = [json.loads(text) for text in capfd.readouterr().err.splitlines() if "RegisterModel" in text]
+    assert (line["status"], line["message"]) == (2, "model m version 1.0 is registered already")
 
 
 # --- StreamPredictions2 --------------------------------------------------------------------------------
