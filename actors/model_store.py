@@ -90,6 +90,8 @@ def locate(store: Path, url: str) -> Path:
         raise BadInput("url", f"{url[:80]!r} is no name of a folder: {error}") from None
     if path == root or not path.is_relative_to(root):
         raise BadInput("url", f"{url!r} is not a folder inside the model store")
+    if path.is_file() and not exists:
+        raise BadInput("url", f"{url!r} cannot be used: it is neither a folder nor an archive")
     if not exists:
         raise NoSuchModel(f"{url} (no such folder or archive in the model store)")
     return path
@@ -191,7 +193,8 @@ def merge(described: Folder, given: Mapping[str, Any]) -> dict[str, Any]:
     options = manifest.options(package.manifest, package.yaml, handler=handler, batch_size=content["batch_size"])
     further = given_options.get("torchserve", {})
     options |= further if isinstance(further, dict) else {}
-    return {**content, "handler": manifest.LOADER, "options": {**given_options, "torchserve": options}}
+    loader = manifest.loader_of(package.yaml)
+    return {**content, "handler": loader, "options": {**given_options, "torchserve": options}}
 
 
 def of_config(name: str, model: config.Model, *, folder: Path, unpacking: Unpacking) -> ModelSpec:

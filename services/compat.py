@@ -50,6 +50,7 @@ OF_HANDLERS = (
 """What a handler in TorchServe's style is told when it answers what cannot be sent (handlers/torchserve/rows.py)."""
 OF_REGISTER = (URL_MISSING, SCALE_ORDER, "Invalid RuntimeType value: ")
 NOT_FETCHED = ("Relative path is not allowed in url: ", "does not match any allowed URL(s)")
+FETCHED = ("http", "https", "file")
 BY_KERNEL = "SIGKILL"
 """How a worker's end reads when the kernel or a person ended it, as for want of memory: TorchServe's exit code 137."""
 INFERENCE, MANAGEMENT = "inference", "management"
@@ -222,6 +223,12 @@ def _uncaught(_error: Any, _about: About) -> Said:
     return UNCAUGHT
 
 
+def _of_scheme(_error: Any, about: About) -> Said | None:
+    """TorchServe cannot make a URL of s3: and its like, and lets that escape."""
+    scheme, mark, _ = about.url.partition("://")
+    return UNCAUGHT if mark and scheme.lower() not in FETCHED else None
+
+
 def _of_choice(error: Any, about: About) -> Said | None:
     if not error.version:
         return None
@@ -242,8 +249,10 @@ def _of_url(text: str, about: About) -> Said | None:
     """A source that is not allowed, not there or broken. What a folder of ours says wrong of itself is no row."""
     if any(words in text for words in NOT_FETCHED):
         return Said(Status.NOT_FOUND, text, NO_MODEL)
-    if not is_packed(about.url):
+    if not is_packed(about.url) and "neither a folder nor an archive" not in text:
         return None if "cannot be used" in text else _not_there(about)
+    if "MANIFEST.json: Invalid RuntimeType" in text:
+        return Said(Status.INVALID_ARGUMENT, "Runtime is not defined or invalid.", INVALID_MODEL)
     if "MANIFEST.json" in text:
         return Said(Status.INVALID_ARGUMENT, "Failed to parse signature.json.", INVALID_MODEL)
     return _not_saved(about)
@@ -279,6 +288,7 @@ ROWS: tuple[tuple[Sequence[str], type[Exception] | tuple[type[Exception], ...], 
     (("RegisterModel",), errors.NoSuchModel, lambda _, about: _not_there(about)),
     (_OTHERS, errors.NoSuchModel, lambda error, _: _not_found(error, Status.NOT_FOUND)),
     (("RegisterModel",), errors.AlreadyRegistered, _uncaught),
+    (("RegisterModel",), errors.Unsupported, _of_scheme),
     (("UnregisterModel",), errors.WrongState, _uncaught),
     (_STARTS, (errors.LoadFailed, errors.StartupTimeout), _of_start),
 )

@@ -95,7 +95,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         name, version = _named(stream, request.model_name), request.model_version
         models = await self._views(name, version)
         customized = b""
-        if asks and models[0].spec.handler == manifest.LOADER:  # native handlers say nothing of themselves
+        if asks and models[0].spec.handler in manifest.LOADERS:  # native handlers say nothing of themselves
             customized = await self._customized(stream, name, version)
             models = await self._views(name, version)
         await _say(stream, describe.description(models, customized=customized, as_torchserve=self._as_torchserve))
@@ -276,7 +276,7 @@ def _given(request: RegisterModelRequest) -> dict[str, Any]:
 
 def _with_runtime(content: dict[str, Any], runtime: str) -> dict[str, Any]:
     """The keys, with the request's runtime in the manifest that a handler in TorchServe's style sees."""
-    if not runtime or content.get("handler") != manifest.LOADER:
+    if not runtime or content.get("handler") not in manifest.LOADERS:
         return content
     options = content["options"]
     said = options["torchserve"]

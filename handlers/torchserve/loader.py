@@ -1,5 +1,5 @@
 """A handler in TorchServe's style as a native one: the model's `handler` in the config is
-`actorserve.handlers.torchserve.loader:TorchServeHandler`.
+`actorserve.handlers.torchserve.loader:TorchServeHandler`, or `TorchServeSequences` for `sequenceBatching`.
 
 `options.torchserve` says which: `handler` (a file, `file:function`, or a built-in), `serialized_file`, `model_file`,
 `manifest`, `model_yaml_config`, `batch_size`, `envelope` and `stream_buffer_bytes`. See docs/torchserve-handlers.md.
@@ -26,7 +26,7 @@ from actorserve.handlers.torchserve.rows import Row, calls_of, data_of, settle
 from actorserve.handlers.torchserve.runs import Runs
 
 BUFFER_BYTES = 64 << 20
-UNSERVED = ("continuousBatching", "sequenceBatching")
+UNSERVED = ("continuousBatching",)
 KEYS = frozenset(
     (
         *("handler", "serialized_file", "model_file", "manifest", "model_yaml_config", "batch_size", "envelope"),
@@ -41,6 +41,8 @@ class TorchServeHandler:
     def load(self, context: Context) -> None:
         """Find and initialise the handler. LoadFailed names what is wrong with the options or with its file."""
         options = _options(context.options)
+        if _yaml(options).get("sequenceBatching") is True and not isinstance(self, TorchServeSequences):
+            raise LoadFailed("model-config.yaml: sequenceBatching needs the loader's TorchServeSequences as handler")
         if threading.current_thread() is not threading.main_thread():
             raise LoadFailed("a handler in TorchServe's style needs a worker process: it changes the working folder")
         sys.path[:0] = [str(SHIM), str(context.model_dir)]
@@ -100,8 +102,24 @@ class TorchServeHandler:
             _gpu_id(context.device),
             importlib.import_module("ts").__version__,
             metrics=metrics,
-            model_yaml_config=dict(options.get("model_yaml_config") or {}),
+            model_yaml_config=dict(_yaml(options)),
         )
+
+
+class TorchServeSequences(TorchServeHandler):
+    """The same for a model with `sequenceBatching`: a sequence stays with its worker, and `handle` gets one message
+    each of several sequences. The handler keeps what it wants to know by `context.get_sequence_id(i)`.
+    """
+
+    def open(self, request: Request) -> None:
+        """Nothing is kept here."""
+
+    def feed(self, states: Sequence[None], requests: Sequence[Request]) -> Sequence[Answer | Exception]:
+        """One call of `handle`."""
+        return self.infer(requests)
+
+    def release(self, state: None) -> None:
+        """Nothing is kept here."""
 
 
 async def _wait_for(answers: Any) -> Any:
@@ -122,10 +140,14 @@ def _options(options: Mapping[str, Any]) -> Mapping[str, Any]:
         value = found.get(key, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise LoadFailed(f"options.torchserve.{key} is {value!r}; it must be a whole number of at least {least}")
-    asked = [key for key in UNSERVED if (found.get("model_yaml_config") or {}).get(key)]
+    asked = [key for key in UNSERVED if _yaml(found).get(key)]
     if asked:
         raise LoadFailed(f"model-config.yaml: {asked[0]} is not served for handlers in TorchServe's style")
     return found
+
+
+def _yaml(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    return options.get("model_yaml_config") or {}
 
 
 def _manifest(options: Mapping[str, Any], context: Context) -> dict[str, Any]:

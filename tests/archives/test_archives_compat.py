@@ -9,6 +9,8 @@ from grpclib.exceptions import GRPCError
 from packing import make_zip, manifest, zip_member
 
 from actorserve import testing
+from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
+from actorserve.proto.inference_pb2 import PredictionsRequest
 from actorserve.proto.management_grpc import ManagementAPIsServiceStub
 from actorserve.proto.management_pb2 import DescribeModelRequest, RegisterModelRequest
 
@@ -68,3 +70,60 @@ async def test_runtime(tmp_path):
             text = (await stub.DescribeModel(DescribeModelRequest(model_name=name))).msg
             assert f'"runtime": "{shown}",' in text
             assert '"batchSize": 1,\n    "maxBatchDelay": 100,' in text
+
+
+STATEFUL = """
+heard = {}
+
+
+def handle(data, context):
+    if data is None:
+        return None
+    answers = []
+    for index, row in enumerate(data):
+        id, word = context.get_sequence_id(index), row["data"].decode()
+        heard.setdefault(id, []).append(word)
+        if word == "refuse":
+            context.set_response_status(404, "not here", index)
+        answers.append(f"{id}: {' '.join(heard[id])}")
+    return answers
+"""
+
+
+async def test_stateful_archive(tmp_path):
+    """An archive with `sequenceBatching` has sequences: each stays in its worker, in order, and knows its id; an item
+    that the handler refuses is told in-band, and the sequence goes on.
+    """
+    (tmp_path / "store").mkdir()
+    common = {"address": "127.0.0.1:0", "compatibility": "torchserve"}
+    config = {
+        "server": {"model_store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cache"), "state_dir": ""},
+        "listeners": {"all": {**common, "services": ["inference", "management"]}},
+    }
+    yaml = b"sequenceBatching: true\nsequenceMaxIdleMSec: 60000\nmaxNumSequence: 4\nbatchSize: 2\n"
+    members = {
+        "MAR-INF/MANIFEST.json": manifest(modelName="talk", handler="h.py", configFile="c.yaml"),
+        "c.yaml": yaml,
+        "h.py": STATEFUL.encode(),
+    }
+    make_zip(tmp_path / "store" / "talk.mar", members)
+    async with testing.serve(config) as app, app.channel("all") as channel:
+        register = RegisterModelRequest(url="talk.mar", initial_workers=2, synchronous=True)
+        await ManagementAPIsServiceStub(channel).RegisterModel(register)
+        async with InferenceAPIsServiceStub(channel).StreamPredictions2.open() as stream:
+
+            async def ask(id, word):
+                request = PredictionsRequest(model_name="talk", input={"data": word.encode()}, sequence_id=id)
+                await stream.send_message(request)
+                reply = await stream.recv_message()
+                assert reply.sequence_id == id
+                return (reply.status.code, reply.status.message) if reply.HasField("status") else reply.prediction
+
+            for number, word in enumerate(("one", "two", "three"), 1):
+                for id in ("a", "b", "c"):
+                    words = ("one", "two", "three")[:number]
+                    assert await ask(id, word) == f"{id}: {' '.join(words)}".encode()
+            assert await ask("a", "refuse") == (Status.NOT_FOUND.value, "not here")
+            assert await ask("a", "four") == b"a: one two three refuse four"
+            await stream.end()
+            assert await stream.recv_message() is None
