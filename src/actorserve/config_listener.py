@@ -105,6 +105,13 @@ class Listener(Table):
         ge=0,
         description="Connections at once; beyond it an idle one goes, or the new. 0: no limit.",
     )
+    connection_rate: float = Field(
+        default=1000.0,
+        ge=0,
+        le=1_000_000,
+        description="Connections taken in a second after the first 64 at once, half as many told to go for idleness "
+        "or age; those to come wait in the kernel's queue. 0: no limit.",
+    )
     write_stall_timeout_s: float = Field(
         default=60.0, ge=0, description="Seconds in which a client must take at least 1 KiB of an answer. 0: for ever."
     )
