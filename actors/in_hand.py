@@ -18,7 +18,7 @@ import trio
 from actorserve.actors import wire
 from actorserve.actors.duplex import Duplex
 from actorserve.actors.envelope import Envelope
-from actorserve.actors.messages import Answer, Generate, Metadata
+from actorserve.actors.messages import Answer, Describe, Generate, Metadata
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.sequences import Sequences
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Data, Frame, Item, Kind, Outcome
@@ -127,6 +127,9 @@ class InHand:
         items: list[Item] = []
         size = 0
         for envelope in envelopes:
+            if isinstance(envelope.message, Describe):
+                self.open_stream(envelope)  # it waits among the batches, and is in none
+                continue
             id = next(self._ids)
             item = self._item(id, envelope)
             item_size = wire.size_of(item)
@@ -163,7 +166,7 @@ class InHand:
         reply.on_abandon = lambda: self._cancel(id)
         if isinstance(reply, ReplyStream):
             reply.on_taken = lambda chunks, size: self._credit(id, opened, chunks, size)
-        self._write(wire.open_stream(item))
+        self._write(wire.open_stream(item, Kind.DESCRIBE if isinstance(envelope.message, Describe) else Kind.OPEN))
 
     def _item(self, id: int, envelope: Envelope) -> Item:
         message = envelope.message

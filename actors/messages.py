@@ -45,6 +45,15 @@ class OpenSequence:
 
 
 @dataclass(frozen=True, slots=True)
+class Describe:
+    """Ask a handler what it says of itself. Replied to once, with an `Answer`: JSON, or nothing."""
+
+    inputs: Mapping[str, bytes] = field(default_factory=dict)  # always empty, and so is what a client sent
+    metadata: Metadata = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One item's result: the encoded answer, and trailing metadata that the handler set."""
 

@@ -150,6 +150,12 @@ class Handler(Protocol):
         exception fails its item alone. Must be quick: it runs once an item, before the batch.
         """
 
+    def describe(self) -> Mapping[str, Any]:
+        """Say something of this model: DescribeModel with `customized` answers it as `customizedMetadata`.
+
+        What JSON takes. Called between two batches, in the main thread, each time that somebody asks.
+        """
+
     def warmup(self) -> Sequence[Mapping[str, bytes]]:
         """Inputs to run once before the worker is READY."""
 

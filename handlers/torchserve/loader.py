@@ -22,7 +22,7 @@ from typing import Any
 from actorserve.errors import LoadFailed
 from actorserve.handlers.base import Answer, Context, Request
 from actorserve.handlers.torchserve.entry import SHIM, find_entry, wrapped
-from actorserve.handlers.torchserve.rows import Row, data_of, settle
+from actorserve.handlers.torchserve.rows import DESCRIBE, Row, data_of, settle
 from actorserve.handlers.torchserve.runs import Runs
 
 BUFFER_BYTES = 64 << 20
@@ -60,17 +60,31 @@ class TorchServeHandler:
     def infer(self, batch: Sequence[Request]) -> Sequence[Answer | Exception]:
         """One call of `handle`. What it sent before it returned goes before each answer, as one message."""
         rows = [Row(request) for request in batch]
+        self._run(rows)
+        return [row.whole() for row in rows]
+
+    def generate(self, request: Request) -> Iterator[Answer]:
+        """Each part that `handle` sends, then what it returns. Streams that begin together share a call."""
+        return self._runs.open(request)
+
+    def describe(self) -> Answer:
+        """What the handler answers to an empty row whose header `describe` is "True"."""
+        row = Row(Request({}), {DESCRIBE: "True"})
+        self._run([row])
+        answer = row.whole()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _run(self, rows: list[Row]) -> Any:
+        """One call of `handle`, which settles the rows; gives what the context was during it."""
         call = self._runs.enter(rows)
         self._context.call = call
         try:
             self._handle(rows, call)
         finally:
             self._runs.leave(call)
-        return [row.whole() for row in rows]
-
-    def generate(self, request: Request) -> Iterator[Answer]:
-        """Each part that `handle` sends, then what it returns. Streams that begin together share a call."""
-        return self._runs.open(request)
+        return call
 
     def _handle(self, rows: list[Row], call: Any) -> None:
         """Call the handler and settle its rows."""
@@ -83,7 +97,7 @@ class TorchServeHandler:
         settle(rows, call.request_processor, answers)
 
     def _make_call(self, rows: Sequence[Row]) -> Any:
-        processors = [self._call_type.RequestProcessor(dict(row.request.metadata)) for row in rows]
+        processors = [self._call_type.RequestProcessor(row.headers) for row in rows]
         ids = {index: row.request.id or str(uuid.uuid4()) for index, row in enumerate(rows)}
         metrics = self._context.metrics
         metrics.request_ids = ids

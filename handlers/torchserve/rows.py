@@ -11,6 +11,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from actorserve.errors import HandlerStatus
@@ -19,6 +20,10 @@ from actorserve.handlers.base import Request
 KEY = re.compile(r"[0-9a-z_.-]+")
 TEXT = re.compile(r"[\x20-\x7e]*")
 RESERVED = frozenset(("content-length", "te", "connection", "transfer-encoding", "upgrade", "host", "trailer"))
+DESCRIBE = "describe"
+OURS = frozenset((DESCRIBE, "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"))
+"""Headers that the server alone sets: a client's metadata of these names does not reach the handler."""
+NONE: Mapping[str, str] = MappingProxyType({})
 CONTENT_TYPE = "response-content-type"
 """The trailer of `set_response_content_type`: gRPC keeps content-type for itself."""
 
@@ -26,8 +31,10 @@ CONTENT_TYPE = "response-content-type"
 class Row:
     """One request of a call of `handle`: what was sent for it and not yet taken, and how it ended."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, headers: Mapping[str, str] = NONE) -> None:
+        """`headers`: what the server says of it, beside the call's metadata."""
         self.request = request
+        self.headers = {**{key: value for key, value in request.metadata.items() if key not in OURS}, **headers}
         self.chunks: deque[bytes] = deque()
         self.size = 0
         self.error: Exception | None = None
