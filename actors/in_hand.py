@@ -22,7 +22,15 @@ from actorserve.actors.messages import Answer, Describe, Generate, Metadata
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.sequences import Sequences
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Data, Frame, Item, Kind, Outcome
-from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised, HandlerStatus, TooLarge
+from actorserve.errors import (
+    ActorserveError,
+    BadInput,
+    Expired,
+    HandlerRaised,
+    HandlerStatus,
+    NoSuchSequence,
+    TooLarge,
+)
 
 LONGEST_S = 100 * 365 * 24 * 3600.0
 """A deadline further away than this never comes."""
@@ -40,10 +48,11 @@ def failure(outcome: int, data: bytes) -> ActorserveError:
         case Outcome.CODED:
             code, text = wire.read_error_data(data)
             return HandlerStatus(int(code), text)
-        case Outcome.EXPIRED:
-            return Expired("the deadline passed before the batch began")
-        case Outcome.CANCELLED:
-            return Expired("the caller had gone")
+        case Outcome.ENDED:
+            return NoSuchSequence("the model has closed the sequence")
+        case Outcome.EXPIRED | Outcome.CANCELLED:
+            gone = outcome == Outcome.CANCELLED
+            return Expired("the caller had gone" if gone else "the deadline passed before the batch began")
         case Outcome.TOO_LARGE:
             return TooLarge("the request", *wire.read_too_large_data(data), unit="units of the model's weight")
         case other:

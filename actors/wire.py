@@ -93,6 +93,7 @@ class Outcome(IntEnum):
     CANCELLED = 4
     TOO_LARGE = 5
     CODED = 6
+    ENDED = 7
 
 
 class WireError(Exception):

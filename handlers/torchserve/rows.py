@@ -9,6 +9,7 @@ import io
 import json
 import re
 import sys
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -34,6 +35,8 @@ class Row:
     def __init__(self, request: Request, headers: Mapping[str, str] = NONE) -> None:
         """`headers`: what the server says of it, beside the call's metadata."""
         self.request = request
+        self.id = request.id or str(uuid.uuid4())
+        self.seen = False  # the handler has had its inputs, in an earlier call
         self.headers = {**{key: value for key, value in request.metadata.items() if key not in OURS}, **headers}
         self.chunks: deque[bytes] = deque()
         self.size = 0
@@ -70,9 +73,9 @@ class Row:
         return self.error if self.error is not None else b"".join(self.chunks)
 
 
-def data_of(request: Request) -> dict[str, Any]:
-    """The row that the handler gets: values are bytearrays, as over TorchServe's gRPC."""
-    return {key: bytearray(value) for key, value in request.inputs.items()}
+def data_of(row: Row) -> dict[str, Any]:
+    """The row that the handler gets: values are bytearrays, as over TorchServe's gRPC; empty once it has seen them."""
+    return {} if row.seen else {key: bytearray(value) for key, value in row.request.inputs.items()}
 
 
 def to_bytes(value: Any) -> bytes:
