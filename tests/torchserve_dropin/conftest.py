@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from densenet161 import DenseNet161
-from dropin_handlers import CLOSING, COUNTDOWN, ECHO, SHARING, TALK
+from dropin_handlers import CLOSING, COUNTDOWN, ECHO, HEADERS, SHARING, TALK
 from dropin_site import ROOT, Site, archive, pack, served, write
 
 
@@ -41,13 +41,14 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "countdown.yaml": "continuousBatching: true\nbatchSize: 4\n",
         "sharing.yaml": "batchSize: 4\nmaxBatchDelay: 1\n",
     }
-    write(sources, handlers | configs | {"sum.py": documented(), "closing.py": CLOSING})
+    write(sources, handlers | configs | {"sum.py": documented(), "closing.py": CLOSING, "headers.py": HEADERS})
     add_densenet(sources)
     densenet = ("--model-file", "model.py", "--serialized-file", "densenet161.pth")
     pack(
         [
             archive("densenet161", "image_classifier", store, *densenet, "--extra-files", "index_to_name.json"),
             archive("echo", "echo.py", store),
+            archive("headers", "headers.py", store),
             archive("talk", "talk.py", store / "1"),
             archive("talk", "talk.py", store / "2", version="2.0"),
             archive("sharing", "sharing.py", store, "--config-file", "sharing.yaml"),

@@ -44,6 +44,17 @@ class Talk(BaseHandler):
         return {"version": self.context.manifest["model"]["modelVersion"], "languages": ["en"]}
 '''
 
+HEADERS = """
+import json
+
+
+def handle(data, context):
+    if data is None:
+        return None
+    context.set_response_header(0, "answered-by", "headers")
+    return [context.get_all_request_header(0)]
+"""
+
 SHARING = '''
 from pathlib import Path
 import time
@@ -65,13 +76,6 @@ def handle(data, context):
 '''
 
 COUNTDOWN = '''
-class Stop:
-    """A stopping criterion: whether nothing is left."""
-
-    def __call__(self, said):
-        return said == "0"
-
-
 class Countdown:
     """Counts each request down from its data, all that run in one call; forgets whom it does not see."""
 
@@ -84,7 +88,7 @@ class Countdown:
             id = context.get_request_id(index)
             cache[id] = int(row["data"]) if row else context.cache[id] - 1
         context.cache = cache
-        context.stopping_criteria = [Stop() for _ in data]
+        context.stopping_criteria = [lambda said: said == "0" for _ in data]
         return [str(cache[context.get_request_id(index)]) for index in range(len(data))]
 '''
 

@@ -62,6 +62,22 @@ def test_densenet161(site):
     assert list(answer.values()) == pytest.approx(list(wanted.values()), rel=1e-3)
 
 
+def test_metadata(site, tmp_path):
+    """What the client sends with a call is among the request's headers, but for what is the server's own; a response
+    header is trailing metadata.
+    """
+    (tmp_path / "file").write_text("anything")
+    with site.registered("headers.mar", "headers"):
+        headers = json.loads("\n".join(client(site, "infer", "headers", tmp_path / "file", "--auth-token", "T")))
+        forged = [("describe", "True"), ("ts_request_sequence_id", "1"), ("mine", "yes")]
+        call = site.ask("headers", metadata=forged)
+        forged_headers = json.loads(text_of(call.result()))
+    assert (headers["protocol"], headers["session_id"]) == ("gRPC", "12345")
+    assert forged_headers["mine"] == "yes"
+    assert {"describe", "ts_request_sequence_id"} & forged_headers.keys() == set()
+    assert dict(call.trailing_metadata())["answered-by"] == "headers"
+
+
 def test_streaming_echo(site, tmp_path):
     """An archive that sends three times hello on the way and world at the end: four messages of a stream, and one
     answer of a unary call, again and again.
