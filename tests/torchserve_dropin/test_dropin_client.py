@@ -103,6 +103,5 @@ def test_sequence_of_files(site, tmp_path):
 def test_a_url_is_fetched_from_nowhere(site):
     """TorchServe's own archives are at an address that is not allowed: the client is told, and nothing is there."""
     (line,) = client(site, "register", "mnist", code=1)
-    assert line.partition(":")[0] in ("UNIMPLEMENTED", "NOT_FOUND")
     assert "https://torchserve.pytorch.org/mar_files/mnist.mar" in line
     assert '"mnist"' not in site.manage("ListModels", limit=100)
