@@ -135,7 +135,7 @@ class Sequences:
             with self._flags.handler_call():
                 states, requests = [one.state for one in fed], [one.items.popleft() for one in fed]
                 answers = list(self._handler.feed(states, requests))
-                ended = list(self._handler.ended()) if self._ends else ()
+                ended = list(self._handler.ended() or ()) if self._ends else ()
             if len(answers) != len(fed):
                 raise ValueError(f"feed returned {len(answers)} answers for {len(fed)} sequences")
         except Exception as error:  # noqa: BLE001  # the handler's

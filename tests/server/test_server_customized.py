@@ -111,6 +111,16 @@ async def test_crash(autojump_clock):
             assert caught.reason == "CRASHED"
 
 
+async def test_hang(autojump_clock):
+    """A handler that does not come back is noticed as in any call: its worker is killed, the question fails."""
+    async with speaking("Sleeps", response_timeout_s=5) as app, asker(app) as ask:
+        began = trio.current_time()
+        async with refused(Status.UNAVAILABLE, "no answer within response_timeout_s = 5") as caught:
+            await describe(ask, "sleeps")
+        assert caught.reason == "CRASHED"
+        assert trio.current_time() - began < 10
+
+
 @pytest.mark.parametrize(
     ("data", "expected"), [(b"null", {}), (b"[" * 100_000, {}), (b"{}", {}), (b"", None), (b'{"a": 1}', {"a": 1})]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -53,9 +54,13 @@ def archive(name: str, handler: str, store: Path, *more: str, version: str = "1.
 
 
 def pack(each: Iterable[Sequence[str]], folder: Path) -> None:
-    """Run the archiver in `folder` for each of these command lines, in one process."""
+    """Run the archiver in `folder` for each of these command lines, in one process.
+
+    It works in the system's folder for temporary files, under names that another run of it may use.
+    """
+    env = os.environ | {"TMPDIR": str(folder)}
     command = [sys.executable, "-W", "ignore", "-c", PACK, json.dumps([list(one) for one in each])]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
 
 
