@@ -32,6 +32,7 @@ def client(site, *arguments, code=0):
 def expected(weights):
     """The five likeliest classes of the photo and their probabilities, computed here."""
     network = DenseNet161().eval()
+    assert sum(one.numel() for one in network.parameters()) == 28_681_000  # as published
     network.load_state_dict(torch.load(weights, weights_only=True, mmap=True))
     photo = Image.open(PHOTO).convert("RGB")
     scale = 256 / min(photo.size)
