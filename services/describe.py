@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,10 @@ def listing(tree: Tree, *, limit: int, start: int) -> str:
     return json.dumps(body, indent=2, ensure_ascii=False)
 
 
-def description(models: Sequence[ModelView]) -> str:
-    """An array with an object for each version."""
-    return json.dumps([_model(model) for model in models], indent=2, ensure_ascii=False)
+def description(models: Sequence[ModelView], customized: Mapping[str, Any] | None = None) -> str:
+    """An array with an object for each version. `customized`: what the one version's handler says; None: nothing."""
+    last = {} if customized is None else {"customizedMetadata": customized}
+    return json.dumps([_model(model) | last for model in models], indent=2, ensure_ascii=False)
 
 
 def _model(model: ModelView) -> dict[str, Any]:

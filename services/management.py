@@ -25,6 +25,7 @@ from actorserve.proto.management_pb2 import (
 )
 from actorserve.services import describe
 from actorserve.services.access import check_model
+from actorserve.services.customized import ask_handler
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
@@ -68,13 +69,13 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         await _say(stream, describe.listing(tree, limit=request.limit, start=request.next_page_token))
 
     async def DescribeModel(self, stream: ServerStream) -> None:  # noqa: N802
-        """One version, or with "all" every one."""
+        """One version, or with "all" every one; of one, what its handler says of itself where that is asked for."""
         request = await _read(stream)
-        if request.customized:
-            raise Unsupported("customized metadata is not served yet")
         name, version = _named(stream, request.model_name), request.model_version
+        customized = None
         if version != "all":
-            self._directory.find(name, version)
+            mailbox = self._directory.find(name, version)
+            customized = await ask_handler(stream, mailbox) if request.customized else None
         tree = await self._supervisor.ask(Observe()).wait()
         models = [
             model
@@ -84,7 +85,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         ]
         if not models:
             raise NoSuchModel(name)
-        await _say(stream, describe.description(models))
+        await _say(stream, describe.description(models, customized))
 
     async def RegisterModel(self, stream: ServerStream) -> None:  # noqa: N802
         """Spawn a model: a native handler, or a folder, an archive or a file of the model store.

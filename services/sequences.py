@@ -111,7 +111,8 @@ class Conversation:
         if key in self._ended:
             raise self._farewell(key)
         mailbox = self._directory.find(key.model, key.version)
-        message = OpenSequence(metadata=self._metadata, id=self._stream.ensure_request_id())
+        inputs = {"sequence_id": key.id.encode()}
+        message = OpenSequence(inputs, self._metadata, self._stream.ensure_request_id())
         lane = _Stateful(self, key, mailbox.ask(message, self._deadline), mailbox.seats.limit)
         self._begin(key, lane, nursery)
         return lane

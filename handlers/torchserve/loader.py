@@ -4,7 +4,8 @@
 `options.torchserve` says which: `handler` (a file, `file:function`, or a built-in), `serialized_file`, `model_file`,
 `manifest`, `model_yaml_config`, `batch_size`, `envelope` and `stream_buffer_bytes`. See docs/torchserve-handlers.md.
 The worker works inside the model's folder, which is on its `sys.path` behind the folder of our `ts`.
-What must not live here: the rules of loading (entry.py), rows and answers (rows.py), streams (runs.py).
+What must not live here: the rules of loading (entry.py), rows and answers (rows.py), streams (runs.py, continuous.py),
+sequences (stateful.py).
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ import inspect
 import os
 import sys
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from actorserve.errors import LoadFailed
 from actorserve.handlers.base import Answer, Context, Request
+from actorserve.handlers.torchserve.continuous import Continuous
 from actorserve.handlers.torchserve.entry import SHIM, find_entry, wrapped
-from actorserve.handlers.torchserve.rows import Row, data_of, settle
+from actorserve.handlers.torchserve.rows import DESCRIBE, Row, data_of, settle
 from actorserve.handlers.torchserve.runs import Runs
+from actorserve.handlers.torchserve.stateful import Stateful
 
 BUFFER_BYTES = 64 << 20
-UNSERVED = ("continuousBatching", "sequenceBatching")
+CONTINUOUS, STATEFUL = "continuousBatching", "sequenceBatching"
 KEYS = frozenset(
     (
         *("handler", "serialized_file", "model_file", "manifest", "model_yaml_config", "batch_size", "envelope"),
@@ -56,35 +58,60 @@ class TorchServeHandler:
         self._context.sink = self._runs.push
         entry = find_entry(str(options["handler"]), context.model_dir, self._context)
         self._entry = wrapped(entry, str(options.get("envelope", "")))
+        self._become(options.get("model_yaml_config") or {})
+
+    def _become(self, yaml: Mapping[str, Any]) -> None:
+        """What the worker finds beside this class's methods, or in place of them: it asks once `load` has returned."""
+        if yaml.get(STATEFUL):
+            one = Stateful(self._context, lambda rows: self._run(rows)[0])
+            vars(self).update(open=one.open, feed=one.feed, ended=one.ended, release=one.release)
+        elif yaml.get(CONTINUOUS):
+            many = Continuous(self._context, lambda rows: self._run(rows)[1], self._runs.limit)
+            vars(self).update(infer=None, generate=None)
+            vars(self).update(prefill=many.prefill, step=many.step, release=many.release)
 
     def infer(self, batch: Sequence[Request]) -> Sequence[Answer | Exception]:
         """One call of `handle`. What it sent before it returned goes before each answer, as one message."""
         rows = [Row(request) for request in batch]
-        call = self._runs.enter(rows)
-        self._context.call = call
-        try:
-            self._handle(rows, call)
-        finally:
-            self._runs.leave(call)
+        self._run(rows)
         return [row.whole() for row in rows]
 
     def generate(self, request: Request) -> Iterator[Answer]:
         """Each part that `handle` sends, then what it returns. Streams that begin together share a call."""
         return self._runs.open(request)
 
-    def _handle(self, rows: list[Row], call: Any) -> None:
-        """Call the handler and settle its rows."""
+    def describe(self) -> Answer:
+        """What the handler answers to an empty row whose header `describe` is "True"."""
+        row = Row(Request({}), {DESCRIBE: "True"})
+        self._run([row])
+        answer = row.whole()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _run(self, rows: list[Row]) -> tuple[Any, Any]:
+        """One call of `handle`, which settles the rows; gives what belonged to the call, and what it returned."""
+        call = self._runs.enter(rows)
+        self._context.call = call
         try:
-            answers = self._entry([data_of(row.request) for row in rows], self._context)
+            return call, self._handle(rows, call)
+        finally:
+            self._runs.leave(call)
+
+    def _handle(self, rows: list[Row], call: Any) -> Any:
+        """Call the handler and settle its rows; gives what it returned or raised."""
+        try:
+            answers = self._entry([data_of(row) for row in rows], self._context)
             if inspect.isawaitable(answers):
                 answers = asyncio.run(_wait_for(answers))
         except Exception as error:  # noqa: BLE001  # the handler's: it is its rows' ending
             answers = error
         settle(rows, call.request_processor, answers)
+        return answers
 
     def _make_call(self, rows: Sequence[Row]) -> Any:
-        processors = [self._call_type.RequestProcessor(dict(row.request.metadata)) for row in rows]
-        ids = {index: row.request.id or str(uuid.uuid4()) for index, row in enumerate(rows)}
+        processors = [self._call_type.RequestProcessor(row.headers) for row in rows]
+        ids = {index: row.id for index, row in enumerate(rows)}
         metrics = self._context.metrics
         metrics.request_ids = ids
         return self._call_type.Call(ids, processors)
@@ -121,9 +148,9 @@ def _options(options: Mapping[str, Any]) -> Mapping[str, Any]:
         value = found.get(key, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise LoadFailed(f"options.torchserve.{key} is {value!r}; it must be a whole number of at least {least}")
-    asked = [key for key in UNSERVED if (found.get("model_yaml_config") or {}).get(key)]
-    if asked:
-        raise LoadFailed(f"model-config.yaml: {asked[0]} is not served for handlers in TorchServe's style")
+    yaml = found.get("model_yaml_config") or {}
+    if yaml.get(CONTINUOUS) and yaml.get(STATEFUL):
+        raise LoadFailed(f"model-config.yaml: {CONTINUOUS} and {STATEFUL} are not served together: choose one")
     return found
 
 

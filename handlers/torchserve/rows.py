@@ -9,8 +9,10 @@ import io
 import json
 import re
 import sys
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from actorserve.errors import HandlerStatus
@@ -19,6 +21,10 @@ from actorserve.handlers.base import Request
 KEY = re.compile(r"[0-9a-z_.-]+")
 TEXT = re.compile(r"[\x20-\x7e]*")
 RESERVED = frozenset(("content-length", "te", "connection", "transfer-encoding", "upgrade", "host", "trailer"))
+DESCRIBE = "describe"
+OURS = frozenset((DESCRIBE, "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"))
+"""Headers that the server alone sets: a client's metadata of these names does not reach the handler."""
+NONE: Mapping[str, str] = MappingProxyType({})
 CONTENT_TYPE = "response-content-type"
 """The trailer of `set_response_content_type`: gRPC keeps content-type for itself."""
 
@@ -26,8 +32,12 @@ CONTENT_TYPE = "response-content-type"
 class Row:
     """One request of a call of `handle`: what was sent for it and not yet taken, and how it ended."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, headers: Mapping[str, str] = NONE) -> None:
+        """`headers`: what the server says of it, beside the call's metadata."""
         self.request = request
+        self.id = request.id or str(uuid.uuid4())
+        self.seen = False  # the handler has had its inputs, in an earlier call
+        self.headers = {**{key: value for key, value in request.metadata.items() if key not in OURS}, **headers}
         self.chunks: deque[bytes] = deque()
         self.size = 0
         self.error: Exception | None = None
@@ -63,9 +73,9 @@ class Row:
         return self.error if self.error is not None else b"".join(self.chunks)
 
 
-def data_of(request: Request) -> dict[str, Any]:
-    """The row that the handler gets: values are bytearrays, as over TorchServe's gRPC."""
-    return {key: bytearray(value) for key, value in request.inputs.items()}
+def data_of(row: Row) -> dict[str, Any]:
+    """The row that the handler gets: values are bytearrays, as over TorchServe's gRPC; empty once it has seen them."""
+    return {} if row.seen else {key: bytearray(value) for key, value in row.request.inputs.items()}
 
 
 def to_bytes(value: Any) -> bytes:

@@ -73,8 +73,10 @@ def test_refusals(load, handler, text, files):
         ({"batchsize": 1}, "options.torchserve.batchsize: unknown"),
         ({"batch_size": 0}, "options.torchserve.batch_size is 0"),
         ({"stream_buffer_bytes": "1"}, "options.torchserve.stream_buffer_bytes is '1'"),
-        ({"model_yaml_config": {"continuousBatching": True}}, "continuousBatching is not served"),
-        ({"model_yaml_config": {"sequenceBatching": True}}, "sequenceBatching is not served"),
+        (
+            {"model_yaml_config": {"continuousBatching": True, "sequenceBatching": True}},
+            "continuousBatching and sequenceBatching are not served together",
+        ),
         ({"envelope": "kservev2"}, "envelope 'kservev2': must be one of body, json, kserve"),
     ],
 )
