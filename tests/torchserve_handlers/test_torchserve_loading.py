@@ -48,7 +48,7 @@ def answer(handler, *items):
     ("handler", "text", "files"),
     [
         ("vllm_handler", "this built-in of TorchServe is not served here", {}),
-        ("text_classifier", "this built-in of TorchServe is not served here", {}),
+        ("dali_image_classifier", "this built-in of TorchServe is not served here", {}),
         ("image_clasifier", "no built-in has this name", {}),
         ("absent.py", "the model's folder has no absent.py", {}),
         ("mine.py", "attempted relative import", {"mine.py": "from ..utils.util import x"}),
@@ -75,7 +75,7 @@ def test_refusals(load, handler, text, files):
         ({"stream_buffer_bytes": "1"}, "options.torchserve.stream_buffer_bytes is '1'"),
         ({"model_yaml_config": {"continuousBatching": True}}, "continuousBatching is not served"),
         ({"model_yaml_config": {"sequenceBatching": True}}, "sequenceBatching is not served"),
-        ({"envelope": "kservev2"}, "envelope 'kservev2': must be one of body, json, kserve"),
+        ({"envelope": "kservev3"}, "envelope 'kservev3': must be one of body, json, kserve, kservev2"),
     ],
 )
 def test_options(load, options, text):

@@ -37,8 +37,8 @@ def test_counters_add_up_and_gauges_do_not(ts, store, caplog):
             store.add_size("Memory", value, unit="GB")
     assert store.get_metric("Calls").value == 3
     assert store.get_metric("Memory", kinds.GAUGE).value == 2
-    assert "Calls.Count:3|#Size:large,ModelName:mine" in caplog.messages
-    assert "Memory.Gigabytes:2|#ModelName:mine" in caplog.messages
+    assert "Calls.Count:3|#Size:large,ModelName:mine,Level:Model" in caplog.messages
+    assert "Memory.Gigabytes:2|#ModelName:mine,Level:Model" in caplog.messages
 
 
 def test_cached_metric(store):
@@ -75,7 +75,7 @@ def test_timed(ts, store, profile):
 
     timed = ts("handler_utils.timer").timed(inference)
     assert timed(SimpleNamespace(context=context), 1) == 2
-    assert [name for name, *_ in store.cache] == (["ts_handler_inference"] if profile else [])
+    assert store.cache_keys() == (["gauge:ts_handler_inference"] if profile else [])
 
 
 def test_labels(ts, tmp_path):
