@@ -12,36 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchserve_asking import answer
 
 from actorserve.errors import LoadFailed
-from actorserve.handlers.base import Context, Request
 from actorserve.handlers.torchserve.entry import SHIM
-from actorserve.handlers.torchserve.loader import TorchServeHandler
-
-
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """Load a handler from files of a folder, as a worker does; what that changes in this process is undone."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = dict(sys.modules)
-
-    def load(handler, /, files=(), **options):
-        for name, text in dict(files).items():
-            (tmp_path / name).write_text(text)
-        made = TorchServeHandler()
-        table = {"torchserve": {"handler": handler, **options}}
-        made.load(Context("cpu", tmp_path, table, logging.getLogger("test"), name="model", version="1.0"))
-        return made
-
-    yield load
-    for name in set(sys.modules) - set(before):
-        if name.partition(".")[0] in ("ts", "mine", "model"):
-            del sys.modules[name]
-
-
-def answer(handler, *items):
-    return handler.infer([Request({"data": item}, id=str(index)) for index, item in enumerate(items)])
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,10 @@ def run_session(session: Any, inputs: Sequence[Any]) -> Any:
 
 
 def compiled(model: torch.nn.Module, config: dict[str, Any]) -> Any:
-    """The model under torch.compile where `pt2` asks for it; what cannot be compiled runs as it is, with a warning."""
+    """The model under torch.compile where `pt2` asks for it; what cannot be compiled runs as it is, with a warning.
+
+    Most of that shows only when the model is first called (no C++ compiler, say), so torch is told to go on then.
+    """
     options = _compile_options(config.get("pt2"))
     if options is None:
         return model
@@ -140,6 +143,7 @@ def compiled(model: torch.nn.Module, config: dict[str, Any]) -> Any:
         return model
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     try:
+        torch._dynamo.config.suppress_errors = True  # noqa: SLF001  # the place that torch's own texts name
         return torch.compile(model, **options)
     except Exception as error:  # noqa: BLE001  # compiling is an optimisation
         logger.warning("pt2: torch.compile failed, the model runs as it is: %s", error)
