@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ from torchserve_texts import FILES, MODELS
 from wheels_of_others import fetch
 
 from actorserve.handlers.base import Context
+from actorserve.handlers.torchserve.entry import SHIM
 from actorserve.handlers.torchserve.loader import TorchServeHandler
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 from actorserve.proto.management_pb2 import ManagementResponse, RegisterModelRequest
@@ -212,3 +214,12 @@ def load(tmp_path, monkeypatch):
     for name in set(sys.modules) - set(before):
         if name.partition(".")[0] in ("ts", "mine", "model"):
             del sys.modules[name]
+
+
+@pytest.fixture
+def ts(monkeypatch):
+    """Import a module of our `ts`, which is gone again afterwards."""
+    monkeypatch.syspath_prepend(str(SHIM))
+    yield lambda name: importlib.import_module(f"ts.{name}")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ts"]:
+        del sys.modules[name]

@@ -14,8 +14,6 @@ import torch
 from torchserve_asking import answer
 from wheels_of_others import CAPTUM, TORCHSERVE
 
-from actorserve.handlers.torchserve.entry import SHIM
-
 SENTENCE = "I can't believe it's <b>caf\u00e9</b> night&nbsp;now!"
 WORDS = ["i", "cannot", "believe", "it", "is", "cafe", "nightnow"]
 NGRAMS = [*WORDS, *(f"{one} {two}" for one, two in pairwise(WORDS))]
@@ -45,15 +43,6 @@ def saved(what):
     buffer = io.BytesIO()
     torch.save(what, buffer)
     return buffer.getvalue()
-
-
-@pytest.fixture
-def ts(monkeypatch):
-    """Import a module of our `ts`, which is gone again afterwards."""
-    monkeypatch.syspath_prepend(str(SHIM))
-    yield lambda name: importlib.import_module(f"ts.{name}")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "ts"]:
-        del sys.modules[name]
 
 
 @pytest.fixture
@@ -116,7 +105,7 @@ def test_contractions_keep_their_capital(ts):
 
 
 def as_torchtext(monkeypatch, tokens, default):
-    """What torch.save makes of torchtext's vocabulary: a module whose `vocab` is a table in C++ that has its own state."""
+    """What torch.save makes of torchtext's vocabulary: a module whose `vocab` is a table in C++ with its own state."""
 
     class Table:
         def __getstate__(self):

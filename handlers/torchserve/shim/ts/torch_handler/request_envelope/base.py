@@ -88,7 +88,10 @@ def object_of(row: Any) -> dict[str, Any]:
     """The JSON object that a row has; ValueError where it is none."""
     content = content_of(row)
     if isinstance(content, (bytes, bytearray, str)):
-        content = json.loads(content)
+        try:
+            content = json.loads(content)
+        except RecursionError as error:
+            raise ValueError("the request is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("the request is no JSON object under data or body")  # noqa: TRY004  # a wrong value
     return content

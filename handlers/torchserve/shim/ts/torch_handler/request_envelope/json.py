@@ -28,11 +28,16 @@ class JSONEnvelope(GroupEnvelope):
 
 
 def _decoded(instance: Any) -> Any:
-    if not isinstance(instance, dict):
-        return instance
-    if list(instance) == ["b64"]:
-        return base64.b64decode(instance["b64"])
-    return {
-        key: base64.b64decode(value["b64"]) if isinstance(value, dict) and list(value) == ["b64"] else value
-        for key, value in instance.items()
-    }
+    if isinstance(instance, dict) and list(instance) != ["b64"]:
+        return {key: _bytes(value) for key, value in instance.items()}
+    return _bytes(instance)
+
+
+def _bytes(value: Any) -> Any:
+    """The bytes of {"b64": text}; any other value as it is."""
+    if not isinstance(value, dict) or list(value) != ["b64"]:
+        return value
+    try:
+        return base64.b64decode(value["b64"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"instances: b64 is not base64: {error}") from error
