@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,6 +68,13 @@ class Served:
             response_deserializer=PredictionResponse.FromString,
         )
         return call(PredictionsRequest(model_name=model, input={"data": data}), timeout=60)
+
+    def wait_for_log(self, text: str) -> None:
+        """Return once the server's log has this text; the test's own limit ends a vain wait."""
+        until = time.monotonic() + 60
+        while text not in (self.folder / "log").read_text():
+            assert time.monotonic() < until, f"the log never said {text}"
+            time.sleep(0.02)
 
 
 def fill(folder: Path) -> None:

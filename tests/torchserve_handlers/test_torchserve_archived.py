@@ -54,11 +54,12 @@ def test_function(store):
 
 
 def test_class(store):
-    """A class handler keeps its state, and its codes are the calls' statuses."""
+    """A class handler keeps its state, its codes are the calls' statuses, and its metrics are in the log."""
     store.serve("a_class", "service.py", {"service.py": SERVICE_CLASS})
     assert [store.predict("a_class", b"calls")[0] for _ in range(2)] == [b"1", b"2"]
     assert store.refused("a_class", b"refuse") == (grpc.StatusCode.NOT_FOUND, "not here")
     assert store.refused("a_class", b"status") == (grpc.StatusCode.PERMISSION_DENIED, "members only")
+    store.wait_for_log("Calls.Count:4|#Kind:test,ModelName:a_class,Level:Model")
 
 
 def test_base_handler(store):
@@ -206,16 +207,18 @@ class CompiledHandler(BaseHandler):
         ("eager", "pt2: eager\n", "OptimizedModule"),
         ("aot", "pt2:\n  compile:\n    enable: true\n    backend: aot_eager\n", "OptimizedModule"),
         ("off", "pt2:\n  compile:\n    enable: false\n    backend: aot_eager\n", "Line"),
-        ("unknown", "pt2: warp\n", "Line"),
+        ("profiled", "handler:\n  profile: true\n", "Line"),
     ],
 )
 def test_compiled(store, name, yaml, kind):
-    """model-config.yaml turns torch.compile on; the answers stay those of the network."""
+    """model-config.yaml turns torch.compile and the times of stages on; the answers stay those of the network."""
     files = {"h.py": COMPILED_HANDLER, "line.py": MODEL, "line.pt": weights(), "c.yaml": yaml}
     named = {"model_file": "line.py", "serialized_file": "line.pt", "config_file": "c.yaml"}
     store.serve(f"compiled_{name}", "h.py", files, **named)
     for data, y in ((b"[3.0, 4.0]", 43.0), (b"[1.0, 1.0]", 11.0)):
         assert json.loads(store.predict(f"compiled_{name}", data)[0]) == {"y": y, "by": kind}
+    if name == "profiled":
+        store.wait_for_log("ts_handler_inference.Milliseconds:")
 
 
 def test_compiled_without_a_compiler(store):
@@ -225,4 +228,4 @@ def test_compiled_without_a_compiler(store):
     named = {"model_file": "line.py", "serialized_file": "line.pt", "config_file": "c.yaml"}
     store.serve("compiled_not", "h.py", files, **named)
     assert json.loads(store.predict("compiled_not", b"[3.0, 4.0]")[0])["y"] == 43.0
-    assert "No working C++ compiler found" in (store.folder / "log").read_text()
+    store.wait_for_log("No working C++ compiler found")

@@ -128,7 +128,7 @@ class BaseHandler:
         self.context = context
         if self._is_describe():
             output = [self.describe_handle()]
-        elif os.environ.get("ENABLE_TORCH_PROFILER", "").lower() == "true":
+        elif os.environ.get("ENABLE_TORCH_PROFILER", "").lower() not in ("", "0", "false"):
             output, _ = self._infer_with_profiler(data)
         else:
             output = self._answered(data)
