@@ -35,11 +35,14 @@ import sys
 sys.path.append({torchvision!r})
 import torch
 
-operators = torch.library.Library("torchvision", "DEF")
-for name in ("nms", "qnms"):
-    operators.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+try:
+    torch.ops.load_library({torchvision!r} + "/torchvision/_C.so")
+except OSError:
+    operators = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        operators.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
-"""torchvision beside a torch that its compiled operators are not made for: its transforms need none of them."""
+"""torchvision, perhaps made for a torch with CUDA: its transforms need none of the operators that are missing then."""
 
 THEIRS = """
 sys.path.append({captum!r})
