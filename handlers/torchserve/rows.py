@@ -117,7 +117,7 @@ def settle(rows: Sequence[Row], processors: Sequence[Any], answers: Any) -> None
 
 
 def _end(row: Row, processor: Any, answer: Any) -> None:
-    _say_headers(row.request, processor.get_response_header())
+    _say_headers(row.request, processor.get_response_headers())
     if isinstance(answer, Exception):
         error = translated(answer)
         if isinstance(error, HandlerStatus) and _is_good(error.code):
