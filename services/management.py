@@ -17,7 +17,7 @@ from actorserve.actors.registrar import Registrar
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.unpacking import Unpacking
 from actorserve.config_types import is_name
-from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
+from actorserve.errors import BadInput, ConfigError, ModelApiDisabled, NoSuchModel, Unsupported
 from actorserve.proto.management_grpc import ManagementAPIsServiceBase
 from actorserve.proto.management_pb2 import (
     ManagementResponse,
@@ -53,6 +53,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         folder: Path,
         grace_s: float,
         unpacking: Unpacking,
+        model_api: bool = True,
     ) -> None:
         self._directory = directory
         self._supervisor = supervisor
@@ -61,6 +62,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         self._folder = folder
         self._grace_s = grace_s
         self._unpacking = unpacking
+        self._model_api = model_api
 
     async def ListModels(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
         """The default versions, by name, at most 100 a page."""
@@ -92,6 +94,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
 
         Cancelled while it is unpacked, nothing has happened.
         """
+        self._check_open()
         request = await _read(stream)
         _check_fields(request)
         if request.model_name:
@@ -135,6 +138,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
 
     async def UnregisterModel(self, stream: ServerStream) -> None:  # noqa: N802
         """Drain a version: new calls are refused at once, what is queued is answered within the grace."""
+        self._check_open()
         request = await _read(stream)
         name = _named(stream, request.model_name)
         await self._registrar.ask(Stop(name, request.model_version, self._grace_s)).done.wait()
@@ -148,6 +152,10 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
             raise NoSuchModel(name, " ") if self._directory.default(name) else NoSuchModel(name)
         await self._registrar.ask(SetDefault(name, version)).done.wait()
         await _say(stream, f'Default version successfully updated for model "{name}" to "{version}"')
+
+    def _check_open(self) -> None:
+        if not self._model_api:
+            raise ModelApiDisabled
 
     # --- RegisterModel's fields ------------------------------------------------------------------
 

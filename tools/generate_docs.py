@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from actorserve import config
 
 ROOT = Path(__file__).resolve().parent.parent
-UNITS = {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes"}
+UNITS = {"_min": "minutes", "_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes"}
 
 HEAD = """# Configuration
 

@@ -102,6 +102,20 @@ class Server(Table):
         description="Seconds in READY after which a worker's earlier failures are forgotten.",
     )
 
+    model_api: bool = Field(
+        default=True, description="Let RegisterModel and UnregisterModel be called; false: PERMISSION_DENIED."
+    )
+    token_expiration_min: float = Field(
+        default=60.0,
+        ge=0,
+        le=525_600,
+        description="Minutes after which the keys of a `key_file` expire; new ones replace them five minutes before. "
+        "0: never.",
+    )
+    token_overlap_min: float = Field(
+        default=60.0, ge=0, le=525_600, description="Minutes that keys stay valid after new ones have replaced them."
+    )
+
     @field_validator("state_dir", mode="before")
     @classmethod
     def _may_be_none(cls, value: Any) -> Any:
