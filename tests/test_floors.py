@@ -21,6 +21,7 @@ FLOORS = {
     "actorserve.errors": 0,
     "actorserve.proto": 0,
     "actorserve.config": 1,
+    "actorserve.config_defaults": 1,
     "actorserve.config_listener": 1,
     "actorserve.config_types": 1,
     "actorserve.actors": 1,  # the empty package itself; every module in it is listed

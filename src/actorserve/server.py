@@ -22,6 +22,7 @@ from actorserve import config
 from actorserve.actors import archives, model_store
 from actorserve.actors.device import Ledger, find_gpus, free_memory
 from actorserve.actors.directory import Directory
+from actorserve.actors.environment import shown
 from actorserve.actors.forkservers import Forkservers, ProcessSpawner
 from actorserve.actors.messages import ModelSpec, Spawn, State, Tree
 from actorserve.actors.model_actor import ActorSettings
@@ -89,7 +90,8 @@ class Server:
         cache_dir = settings.server.cache_dir.expanduser()
         self.forkservers: Forkservers | None = None
         if spawner is None:
-            self.forkservers = Forkservers(cache_dir)
+            seen = shown(os.environ, settings.server.hide_env)
+            self.forkservers = Forkservers(cache_dir, environment=seen, inherits=settings.server.inherit_env)
             spawner = SpawnerByIsolation(ProcessSpawner(self.forkservers), ThreadSpawner())
         actor_settings = ActorSettings(
             spawner=spawner,
@@ -134,9 +136,11 @@ class Server:
                     self.registrar,
                     model_store=self.settings.folder / server.model_store,
                     folder=self.settings.folder,
-                    grace_s=server.grace_s,
+                    grace_s=server.grace_s if server.unregister_grace_s is None else server.unregister_grace_s,
                     unpacking=self.unpacking,
                     model_api=server.model_api,
+                    registered_workers=server.registered_workers,
+                    defaults=self.settings.defaults_of,
                 )
             )
         self._add_standard(listener, services, further)
@@ -365,7 +369,11 @@ def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -
     specs: list[ModelSpec] = []
     for name, model in settings.models.items():
         try:
-            specs.append(model_store.of_config(name, model, folder=settings.folder, unpacking=unpacking))
+            specs.append(
+                model_store.of_config(
+                    name, model, folder=settings.folder, unpacking=unpacking, defaults=settings.defaults_of
+                )
+            )
             ledger.resolve(specs[-1].devices)
         except ConfigError as error:
             raise ConfigError(f"models.{name}.{error.key}", error.text) from None
