@@ -68,6 +68,11 @@ class Server(Table):
         default=Path("models"),
         description="Folder that RegisterModel may load models from; relative to the config file.",
     )
+    allowed_urls: Texts = Field(
+        default=(),
+        description="Regular expressions of the URLs (`http`, `https`, `file`) that RegisterModel may fetch from. One "
+        "must match a URL as a whole, whatever its case; empty: nothing is fetched (docs/archives.md).",
+    )
     cache_dir: Folder = Field(
         default_factory=lambda: Path.home() / ".cache" / "actorserve",
         description="Folder for converted weights and for the venvs of models. Default: `~/.cache/actorserve`.",

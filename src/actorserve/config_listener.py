@@ -58,6 +58,11 @@ class Listener(Table):
     insecure: bool = Field(
         default=False, description="Allow an address that is not loopback without `tls` and `tokens_file`."
     )
+    compatibility: Literal["none", "torchserve"] = Field(
+        default="none",
+        description="`torchserve` answers with TorchServe's own codes, texts and JSON bodies "
+        "(docs/torchserve-compatibility.md).",
+    )
     request_timeout_s: float = Field(
         default=0.0, ge=0, description="Seconds after which a call ends. 0: only the client's own deadline counts."
     )
