@@ -412,7 +412,11 @@ def default_content() -> dict[str, Any]:
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a file (None: the packaged digits) and apply `key=value` overrides; ConfigError names the key."""
-    content = default_content() if path is None else read_toml(path)
+    return complete(default_content() if path is None else read_toml(path), path, overrides)
+
+
+def complete(content: dict[str, Any], path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """As `load`, of a file's content, which is changed."""
     if overrides and not content.get("listeners"):  # so that one key of a default listener can be set alone
         content["listeners"] = copy.deepcopy(DEFAULT_LISTENERS)
     if path is not None and isinstance(content.setdefault("server", {}), dict):
