@@ -48,9 +48,21 @@ def parse(data: bytes) -> dict[str, str]:
     import javaproperties  # noqa: PLC0415  # for TorchServe's files alone
 
     try:
-        return dict(javaproperties.load(io.BytesIO(data)))
+        found = dict(javaproperties.load(io.BytesIO(data)))
     except ValueError as error:
         raise ConfigError("", f"it is no file of properties: {error}") from None
+    for key, value in found.items():
+        if not _is_text(key + value):
+            raise ConfigError(ascii(key)[1:-1], "holds a zero byte, or half of a character")
+    return found
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 def settle(file: Mapping[str, str], flags: Flags, environment: Mapping[str, str]) -> Values:
