@@ -73,6 +73,8 @@ def convert(options: argparse.Namespace) -> int:
     if path is not None and not torchserve.is_properties(path):
         raise ConfigError("", f"{path} is no config.properties")
     found = torchserve.read(path, flags_of(options))
+    for override in options.set:
+        config.set_key(found.content, override)
     config.parse(found.content, folder=torchserve.folder_of(path))
     sys.stdout.write(torchserve.to_toml(found, str(path or "TorchServe's flags")))
     return DRAINED

@@ -34,7 +34,7 @@ class PidFile:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = pid_path() if path is None else path
-        self._descriptor: int | None = None
+        self._taken = False
 
     def take(self) -> None:
         """Write this process's number; StartFailed where another server has the file."""
@@ -49,14 +49,13 @@ class PidFile:
             os.close(descriptor)  # its last owner has just removed it
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._descriptor = descriptor
+        self._taken = True
 
     def leave(self) -> None:
-        """Remove the file. Idempotent."""
-        if self._descriptor is not None:
+        """Remove the file. Its lock is held for as long as the process lives: who waits for it waits for the end."""
+        if self._taken:
             self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
-            self._descriptor = None
+            self._taken = False
 
     def _open(self) -> int:
         try:
@@ -119,7 +118,8 @@ def start(arguments: Sequence[str]) -> int:
     `arguments` are its command line, to which what it needs is added.
     """
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", "actorserve", *arguments, "--foreground", f"--ready-fd={writing}"]
+    safe = [] if sys.path[:1] in ([""], [str(Path.cwd())]) else ["-P"]  # as this process was started itself
+    command = [sys.executable, *safe, "-m", "actorserve", *arguments, "--foreground", f"--ready-fd={writing}"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(writing,))
     os.close(writing)
     try:

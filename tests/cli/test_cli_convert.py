@@ -136,11 +136,20 @@ def test_convert(place, capsys):
     assert expected.models["noop"].source == place / "store" / "noop.mar"
 
 
-def test_convert_finds_the_file(place, capsys):
-    """Without a name it is config.properties of the working folder, or flags alone; a config.toml is refused."""
+def test_convert_finds_the_file(place, capsys, monkeypatch):
+    """It is the file that is named, or that of TS_CONFIG_FILE, --ts-config or the working folder, or flags alone; a
+    config.toml is refused. --set counts.
+    """
     assert 'model_store = "' in converted(capsys, "--model-store", "store")
     (place / "config.properties").write_text("model_store=store\ngrpc_inference_port=1234\n")
     assert "127.0.0.1:1234" in converted(capsys)
+    (place / "other.cfg").write_text("model_store=store\ngrpc_inference_port=1235\n")
+    assert "127.0.0.1:1235" in converted(capsys, "--ts-config", "other.cfg")
+    (place / "third.properties").write_text("model_store=store\ngrpc_inference_port=1236\n")
+    monkeypatch.setenv("TS_CONFIG_FILE", "third.properties")
+    assert "127.0.0.1:1236" in converted(capsys, "--ts-config", "other.cfg")
+    assert "127.0.0.1:1235" in converted(capsys, "other.cfg")
+    assert "grace_s = 5" in converted(capsys, "--set", "server.grace_s=5")
     (place / "config.toml").touch()
     with pytest.raises(SystemExit) as ended:
         main(["convert", "config.toml"])
