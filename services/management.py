@@ -16,8 +16,9 @@ from actorserve.actors.messages import ModelSpec, Observe, Scale, SetDefault, Sp
 from actorserve.actors.registrar import Registrar
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.unpacking import Unpacking
+from actorserve.config_defaults import MOST_WORKERS
 from actorserve.config_types import is_name
-from actorserve.errors import BadInput, ConfigError, NoSuchModel, Unsupported
+from actorserve.errors import BadInput, ConfigError, ModelApiDisabled, NoSuchModel, Unsupported
 from actorserve.proto.management_grpc import ManagementAPIsServiceBase
 from actorserve.proto.management_pb2 import (
     ManagementResponse,
@@ -37,6 +38,7 @@ FIELDS = {
     "startup_timeout_s": "startup_timeout",
     "workers.min": "initial_workers",
 }
+DEFAULT_VERSION: str = config.Model.model_fields["version"].default
 RUNTIMES = ("", "python", "python3")
 
 
@@ -53,6 +55,9 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         folder: Path,
         grace_s: float,
         unpacking: Unpacking,
+        model_api: bool = True,
+        registered_workers: int = 0,
+        defaults: model_store.FindDefaults = model_store.no_defaults,
     ) -> None:
         self._directory = directory
         self._supervisor = supervisor
@@ -61,6 +66,9 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         self._folder = folder
         self._grace_s = grace_s
         self._unpacking = unpacking
+        self._model_api = model_api
+        self._registered_workers = registered_workers
+        self._defaults = defaults
 
     async def ListModels(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
         """The default versions, by name, at most 100 a page."""
@@ -92,6 +100,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
 
         Cancelled while it is unpacked, nothing has happened.
         """
+        self._check_open()
         request = await _read(stream)
         _check_fields(request)
         if request.model_name:
@@ -118,8 +127,8 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         least = request.min_worker if request.min_worker > 0 else 1
         most = request.max_worker if request.max_worker > 0 else least
         for field in ("min_worker", "max_worker"):
-            if getattr(request, field) > config.MOST_WORKERS:
-                raise BadInput(field, f"{getattr(request, field)} is wrong: it must be at most {config.MOST_WORKERS}")
+            if getattr(request, field) > MOST_WORKERS:
+                raise BadInput(field, f"{getattr(request, field)} is wrong: it must be at most {MOST_WORKERS}")
         if most < least:
             raise BadInput("max_worker", "max_worker cannot be less than min_worker.")
         name, version = _named(stream, request.model_name), request.model_version
@@ -135,6 +144,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
 
     async def UnregisterModel(self, stream: ServerStream) -> None:  # noqa: N802
         """Drain a version: new calls are refused at once, what is queued is answered within the grace."""
+        self._check_open()
         request = await _read(stream)
         name = _named(stream, request.model_name)
         await self._registrar.ask(Stop(name, request.model_version, self._grace_s)).done.wait()
@@ -149,6 +159,10 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         await self._registrar.ask(SetDefault(name, version)).done.wait()
         await _say(stream, f'Default version successfully updated for model "{name}" to "{version}"')
 
+    def _check_open(self) -> None:
+        if not self._model_api:
+            raise ModelApiDisabled
+
     # --- RegisterModel's fields ------------------------------------------------------------------
 
     async def _found(self, url: str) -> model_store.Folder:
@@ -158,8 +172,11 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         return await model_store.open_source(model_store.locate(self._model_store, url), self._unpacking)
 
     def _spec(self, request: RegisterModelRequest, found: model_store.Folder) -> ModelSpec:
-        content = model_store.merge(found, {**_given(request), **found.fixed})
-        return self._parse(request, content, request.model_name or found.name, found.path)
+        name = request.model_name or found.name
+        defaults = dict(self._defaults(name, str(found.content.get("version", DEFAULT_VERSION))))
+        defaults["workers"] = {"min": self._registered_workers}
+        content = model_store.merge(found, {**_given(request), **found.fixed}, defaults)
+        return self._parse(request, content, name, found.path)
 
     def _parse(self, request: RegisterModelRequest, content: dict[str, Any], name: str, folder: Path) -> ModelSpec:
         if not name:
@@ -168,7 +185,6 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
             raise BadInput("model_name", f"{name!r} may hold letters, digits, '_', '.' and '-' only")
         if not content.get("handler"):
             raise BadInput("handler", f'is missing: give "module:Class", here or in the folder\'s {model_store.FILE}')
-        content.setdefault("workers", {"min": 0})
         try:
             return model_store.spec_of(name, model_store.parse(content), folder=folder, url=request.url)
         except ConfigError as error:

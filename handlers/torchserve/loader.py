@@ -32,7 +32,7 @@ CONTINUOUS, STATEFUL = "continuousBatching", "sequenceBatching"
 KEYS = frozenset(
     (
         *("handler", "serialized_file", "model_file", "manifest", "model_yaml_config", "batch_size", "envelope"),
-        "stream_buffer_bytes",
+        *("stream_buffer_bytes", "limit_max_image_pixels"),
     )
 )
 
@@ -125,6 +125,7 @@ class TorchServeHandler:
             int(options.get("batch_size", 1)),
             _gpu_id(context.device),
             importlib.import_module("ts").__version__,
+            limit_max_image_pixels=bool(options.get("limit_max_image_pixels", True)),
             metrics=metrics,
             model_yaml_config=dict(options.get("model_yaml_config") or {}),
         )

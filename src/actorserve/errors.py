@@ -55,8 +55,19 @@ class WrongState(ActorserveError):
     """The request is well formed, but the system's state forbids it; trying again will not help."""
 
 
+class Unauthenticated(ActorserveError):
+    """The caller brings no token that is known here."""
+
+
 class NotAllowed(ActorserveError):
     """The caller is known, and may not do this."""
+
+
+class ModelApiDisabled(NotAllowed):
+    """Nobody may register or unregister models here: `server.model_api` is off."""
+
+    def __init__(self) -> None:
+        super().__init__("Model API disabled")
 
 
 class Unsupported(ActorserveError):

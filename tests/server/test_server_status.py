@@ -16,6 +16,9 @@ ROWS = [
     (errors.NoSuchModel("m", "2"), Status.NOT_FOUND, "Model version: 2 does not exist for model: m"),
     (errors.AlreadyRegistered("there"), Status.ALREADY_EXISTS, "there"),
     (errors.WrongState("not now"), Status.FAILED_PRECONDITION, "not now"),
+    (errors.Unauthenticated("who?"), Status.UNAUTHENTICATED, "who?"),
+    (errors.NotAllowed("not you"), Status.PERMISSION_DENIED, "not you"),
+    (errors.ModelApiDisabled(), Status.PERMISSION_DENIED, "Model API disabled"),
     (errors.Unsupported("not yet"), Status.UNIMPLEMENTED, "not yet"),
     (
         errors.TooLarge("the answer", 9, 8),
