@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from actorserve.actors.messages import Generate, Infer, ModelSpec, OpenSequence
+from actorserve.actors.messages import Describe, Generate, Infer, ModelSpec, OpenSequence
 from actorserve.errors import BadInput, TooLarge
 
 PRIORITY = "priority"
@@ -18,7 +18,7 @@ FROM_METADATA = "metadata:"
 LONGEST_NUMBER = 18
 
 
-Message = Infer | Generate | OpenSequence
+Message = Infer | Generate | OpenSequence | Describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Claims:
         return tenant, self._weigh(message)
 
     def _weigh(self, message: Message) -> int:
-        if self.weight == "count" or isinstance(message, OpenSequence):  # a sequence never stands in a batch
+        if self.weight == "count" or isinstance(message, OpenSequence | Describe):  # these go through no forward
             return 1
         if self.weight == "bytes":
             what, unit = "the request", "bytes"

@@ -18,11 +18,19 @@ import trio
 from actorserve.actors import wire
 from actorserve.actors.duplex import Duplex
 from actorserve.actors.envelope import Envelope
-from actorserve.actors.messages import Answer, Generate, Metadata
+from actorserve.actors.messages import Answer, Describe, Generate, Metadata
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.sequences import Sequences
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Data, Frame, Item, Kind, Outcome
-from actorserve.errors import ActorserveError, BadInput, Expired, HandlerRaised, HandlerStatus, TooLarge
+from actorserve.errors import (
+    ActorserveError,
+    BadInput,
+    Expired,
+    HandlerRaised,
+    HandlerStatus,
+    NoSuchSequence,
+    TooLarge,
+)
 
 LONGEST_S = 100 * 365 * 24 * 3600.0
 """A deadline further away than this never comes."""
@@ -39,10 +47,11 @@ def failure(outcome: int, data: bytes) -> ActorserveError:
             return HandlerRaised(*wire.read_error_data(data))
         case Outcome.CODED:
             return HandlerStatus(*wire.read_status_data(data))
-        case Outcome.EXPIRED:
-            return Expired("the deadline passed before the batch began")
-        case Outcome.CANCELLED:
-            return Expired("the caller had gone")
+        case Outcome.ENDED:
+            return NoSuchSequence("the model has closed the sequence")
+        case Outcome.EXPIRED | Outcome.CANCELLED:
+            gone = outcome == Outcome.CANCELLED
+            return Expired("the caller had gone" if gone else "the deadline passed before the batch began")
         case Outcome.TOO_LARGE:
             return TooLarge("the request", *wire.read_too_large_data(data), unit="units of the model's weight")
         case other:
@@ -126,6 +135,9 @@ class InHand:
         items: list[Item] = []
         size = 0
         for envelope in envelopes:
+            if isinstance(envelope.message, Describe):
+                self.open_stream(envelope)  # it waits among the batches, and is in none
+                continue
             id = next(self._ids)
             item = self._item(id, envelope)
             item_size = wire.size_of(item)
@@ -162,7 +174,7 @@ class InHand:
         reply.on_abandon = lambda: self._cancel(id)
         if isinstance(reply, ReplyStream):
             reply.on_taken = lambda chunks, size: self._credit(id, opened, chunks, size)
-        self._write(wire.open_stream(item))
+        self._write(wire.open_stream(item, Kind.DESCRIBE if isinstance(envelope.message, Describe) else Kind.OPEN))
 
     def _item(self, id: int, envelope: Envelope) -> Item:
         message = envelope.message

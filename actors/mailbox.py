@@ -21,7 +21,7 @@ from actorserve.actors.batching import is_full
 from actorserve.actors.claims import PRIORITY, Claims, Message, priority_of
 from actorserve.actors.duplex import Duplex, Seats
 from actorserve.actors.envelope import Claimed, Envelope
-from actorserve.actors.messages import Answer, Capabilities, Generate, Infer, OpenSequence
+from actorserve.actors.messages import Answer, Capabilities, Describe, Generate, Infer, OpenSequence
 from actorserve.actors.order import Line, number
 from actorserve.actors.overload import DrainRate, who_gives_way
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
@@ -79,7 +79,7 @@ class Mailbox:
     # --- callers ---------------------------------------------------------------------------
 
     @overload
-    def ask(self, message: Infer, deadline: float = ...) -> Reply[Answer]: ...
+    def ask(self, message: Infer | Describe, deadline: float = ...) -> Reply[Answer]: ...
     @overload
     def ask(self, message: Generate, deadline: float = ...) -> ReplyStream: ...
     @overload
@@ -128,7 +128,7 @@ class Mailbox:
         return envelope
 
     def _reply_to(self, message: Message) -> Reply[Answer] | ReplyStream | Duplex:
-        if isinstance(message, Infer):
+        if isinstance(message, Infer | Describe):
             return Reply()
         if isinstance(message, Generate):
             return ReplyStream()
@@ -144,8 +144,8 @@ class Mailbox:
         """Which kind of message waits where; what the handler cannot answer is not in it."""
         batch, stream = self.batch_lane, self.stream_lane
         if can is None:
-            return {Infer: batch, Generate: batch, OpenSequence: batch}
-        lanes: dict[type[Message], Lane] = {}
+            return {Infer: batch, Generate: batch, OpenSequence: batch, Describe: batch}
+        lanes: dict[type[Message], Lane] = {Describe: batch}
         if can.infer or can.streams:
             lanes[Infer] = batch if can.infer else stream
             lanes[Generate] = stream if can.streams else batch

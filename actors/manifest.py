@@ -17,9 +17,6 @@ from actorserve.errors import BadInput, Unsupported
 
 PLACE = "MAR-INF/MANIFEST.json"
 LOADER = "actorserve.handlers.torchserve.loader:TorchServeHandler"
-STATEFUL = "actorserve.handlers.torchserve.loader:TorchServeSequences"
-LOADERS = (LOADER, STATEFUL)
-"""The native handlers that run TorchServe's; the second for `sequenceBatching`."""
 MOST_MANIFEST_BYTES = 1 << 20
 MOST_YAML_BYTES = 128 << 10
 MOST_VALUES = 100_000
@@ -115,11 +112,6 @@ def is_native(handler: str) -> bool:
     """
     module, _, name = handler.partition(":")
     return not module.endswith(".py") and name[:1].isupper()
-
-
-def loader_of(yaml: Mapping[str, Any]) -> str:
-    """Which of `LOADERS` runs a model with this model-config.yaml."""
-    return STATEFUL if yaml.get("sequenceBatching") is True else LOADER
 
 
 def options(manifest: Manifest, yaml: Mapping[str, Any], *, handler: str, batch_size: int) -> dict[str, Any]:

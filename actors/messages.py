@@ -39,7 +39,16 @@ class Generate:
 class OpenSequence:
     """Open a stateful sequence on one replica. The reply is a `Duplex`: items go in, one reply each comes out."""
 
-    inputs: Mapping[str, bytes] = field(default_factory=dict)  # of no item: what is asked comes with the items
+    inputs: Mapping[str, bytes] = field(default_factory=dict)  # of no item: `sequence_id` alone
+    metadata: Metadata = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """Ask a handler what it says of itself. Replied to once, with an `Answer`: JSON, or nothing."""
+
+    inputs: Mapping[str, bytes] = field(default_factory=dict)  # always empty, and so is what a client sent
     metadata: Metadata = field(default_factory=dict)
     id: str = ""
 

@@ -3,6 +3,7 @@
 A frame is a 13-byte header (kind u8, id u64, length u32, little-endian) and `length` bytes of payload.
 The id is a batch's for BATCH, BEGUN and RESULT, a stream's for OPEN, CHUNK, DONE, ERROR, CREDIT and
 CANCEL, an item's for a CANCEL inside a batch (items and streams share one id space), and 0 elsewhere.
+DESCRIBE is a stream of one chunk at most: what the handler says of itself.
 A sequence is a stream with items: OPEN_SEQUENCE, ITEM and END (half-close) go to the worker; for each item, in
 order, a CHUNK comes back, or a FAULT where that item failed alone, and frees the item's place: 16 items or 256 KiB
 may wait for theirs.
@@ -65,6 +66,7 @@ class Kind(IntEnum):
     OPEN_SEQUENCE = 8
     ITEM = 9
     END = 10
+    DESCRIBE = 11
     READY = 64
     FAILED = 65
     BEGUN = 66
@@ -78,7 +80,7 @@ class Kind(IntEnum):
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)
-_COPIED_OUT = frozenset(map(int, (Kind.BATCH, Kind.OPEN, Kind.OPEN_SEQUENCE, Kind.ITEM, Kind.RESULT)))
+_COPIED_OUT = frozenset(map(int, (Kind.BATCH, Kind.OPEN, Kind.OPEN_SEQUENCE, Kind.ITEM, Kind.DESCRIBE, Kind.RESULT)))
 
 
 class Outcome(IntEnum):
@@ -91,6 +93,7 @@ class Outcome(IntEnum):
     CANCELLED = 4
     TOO_LARGE = 5
     CODED = 6
+    ENDED = 7
 
 
 class WireError(Exception):
@@ -375,11 +378,11 @@ def read_batch(payload: bytes | memoryview) -> list[Item]:
     return items
 
 
-def open_stream(item: Item) -> Data:
-    """An OPEN frame; its id is the item's."""
+def open_stream(item: Item, kind: Kind = Kind.OPEN) -> Data:
+    """A frame that opens a stream; its id is the item's. Of OPEN and DESCRIBE, read with `read_open`."""
     parts = [b""]
     _pack_item(parts, item)
-    return _ready(parts, Kind.OPEN, item.id)
+    return _ready(parts, kind, item.id)
 
 
 @_strict

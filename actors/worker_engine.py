@@ -1,7 +1,7 @@
 """The worker's main thread: the only thread that runs model code. It takes batches, steps streams, and
 looks at the cancel flags before each of them.
 
-The order of one round: take in what has arrived; run one batch; feed the sequences; let every generator that
+The order of one round: take in what has arrived; run one batch; describe; feed the sequences; let every generator that
 has credit give one chunk; prefill one new generation; step all that have credit. So batches, streams and newcomers
 share the device fairly, and a cancelled stream is closed before its next step.
 
@@ -49,6 +49,7 @@ class Engine:
         self._send = send
         self._out: list[Data] = []
         self._batches: deque[tuple[int, list[Item]]] = deque()
+        self._descriptions: deque[Stream] = deque()
         self._runs = Batches(handler, flags=flags, make=self._request, max_weight=max_batch_weight)
         self._newcomers: deque[Stream] = deque()
         self._streams: dict[int, Stream] = {}
@@ -67,6 +68,9 @@ class Engine:
                 self._run_batch(*self._batches.popleft())
                 if self._streams or self._newcomers or self._sequences:
                     self._flush()  # a batch does not wait for the streams' step
+            if self._descriptions:
+                self._describe(self._descriptions.popleft())
+                self._flush()
             if self._sequences:
                 self._sequences.run_round()
                 self._flush()
@@ -74,7 +78,7 @@ class Engine:
                 self._step_and_flush()
             elif not self._batches and self._inbox.empty():
                 self._flush()  # otherwise the next batch's BEGUN takes the RESULT along: one write, one wake-up less
-            if self._stopping and not (self._batches or self._streams or self._newcomers or self._sequences.has_work()):
+            if self._stopping and not (self._has_begun() or self._streams):
                 self._sequences.close()
                 self._flush()
                 return
@@ -90,9 +94,13 @@ class Engine:
     # --- what arrives ---------------------------------------------------------------------
 
     def _has_work(self) -> bool:
-        if self._batches or self._newcomers or self._stopping or self._sequences.has_work():
+        if self._has_begun() or self._stopping:
             return True
         return any(s.has_credit() or self._flags.is_cancelled(s.id) for s in self._streams.values())
+
+    def _has_begun(self) -> bool:
+        """Whether something is in hand that no client holds up."""
+        return bool(self._batches or self._newcomers or self._descriptions) or self._sequences.has_work()
 
     def _take_in(self, *, block: bool) -> None:
         if block:
@@ -107,6 +115,8 @@ class Engine:
                     self._batches.append((id, content))
                 case Kind.OPEN:
                     self._newcomers.append(Stream(id, self._request(content)))
+                case Kind.DESCRIBE:
+                    self._descriptions.append(Stream(id, self._request(content)))
                 case Kind.OPEN_SEQUENCE | Kind.ITEM | Kind.END:
                     self._sequences.hear(kind, id, content)
                 case Kind.CREDIT:
@@ -154,6 +164,22 @@ class Engine:
         self._out.append(wire.frame(Kind.BEGUN, batch_id))
         self._flush()
         self._out.append(wire.result(batch_id, self._runs.run(items)))
+
+    def _describe(self, stream: Stream) -> None:
+        """What the handler says of itself, one chunk; none where it says nothing."""
+        last = wire.done(stream.id)
+        dropped = self._flags.dropped(stream.id, stream.request._deadline_ns, time.monotonic_ns())  # noqa: SLF001  # same contract
+        if dropped is not None:
+            last = wire.error(stream.id, dropped, b"")
+        elif callable(getattr(self._handler, "describe", None)):
+            try:
+                with self._flags.handler_call():
+                    data = encode(self._handler.describe())
+                self._out.append(wire.chunk(stream.id, data))
+            except Exception as error:  # noqa: BLE001  # the handler's
+                last = wire.error(stream.id, *failure(error))
+        self._flags.forget([stream.id])
+        self._out.append(last)
 
     # --- streams ----------------------------------------------------------------------------
 

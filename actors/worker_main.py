@@ -102,7 +102,7 @@ class Wire:
                 items = wire.read_batch(payload)
                 flags.add([item.id for item in items])
                 return Arrival(kind, id, items)
-            case Kind.OPEN | Kind.OPEN_SEQUENCE:
+            case Kind.OPEN | Kind.OPEN_SEQUENCE | Kind.DESCRIBE:
                 flags.add([id])
                 return Arrival(kind, id, wire.read_open(payload))
             case Kind.PING:

@@ -53,6 +53,7 @@ class Sequences:
         self._out = out
         self._batch_size = batch_size
         self._finishes = callable(getattr(handler, "finish", None))
+        self._ends = callable(getattr(handler, "ended", None))
         self._newcomers: dict[int, _Sequence] = {}
         self._open: dict[int, _Sequence] = {}
 
@@ -134,6 +135,7 @@ class Sequences:
             with self._flags.handler_call():
                 states, requests = [one.state for one in fed], [one.items.popleft() for one in fed]
                 answers = list(self._handler.feed(states, requests))
+                ended = list(self._handler.ended() or ()) if self._ends else ()
             if len(answers) != len(fed):
                 raise ValueError(f"feed returned {len(answers)} answers for {len(fed)} sequences")
         except Exception as error:  # noqa: BLE001  # the handler's
@@ -142,6 +144,14 @@ class Sequences:
             return
         for sequence, answer in zip(fed, answers, strict=True):
             self._reply(sequence, answer)
+        if ended:
+            self._end_those(ended)
+
+    def _end_those(self, states: Sequence[Any]) -> None:
+        """The handler has ended them; whatever they still have waiting is not fed any more."""
+        for sequence in list(self._open.values()):
+            if any(sequence.state is state for state in states):
+                self._end(sequence, wire.error(sequence.id, Outcome.ENDED, b""))
 
     def _reply(self, sequence: _Sequence, answer: Any) -> None:
         """The reply to one item: an answer, or a failure of that item alone."""

@@ -127,13 +127,19 @@ class Handler(Protocol):
         """Advance each generation by one: same length, same order."""
 
     def open(self, request: Request) -> Any:
-        """Begin one stateful sequence: its state. The request has the call's metadata and no inputs."""
+        """Begin one stateful sequence: its state. The request has the call's metadata, and the input `sequence_id`."""
 
     def feed(self, states: Sequence[Any], requests: Sequence[Request]) -> Sequence[Answer | Exception]:
         """Answer the next item of each of several sequences: same length, same order.
 
         An exception in the list fails its item alone, and the sequence goes on: its state must be as before. What
         is raised ends every sequence of the batch, for their states are in doubt.
+        """
+
+    def ended(self) -> Sequence[Any]:
+        """Say which states' sequences the handler itself has ended; asked after each `feed`. Optional.
+
+        Any that are open may be among them. What their clients still send is answered with NOT_FOUND.
         """
 
     def finish(self, state: Any) -> Answer | None:
@@ -148,6 +154,12 @@ class Handler(Protocol):
         Asked only where the config has `max_batch_weight`: `infer` then gets at most so much at once, lightest items
         first, so that items of one size are together. An item above it fails alone with RESOURCE_EXHAUSTED. An
         exception fails its item alone. Must be quick: it runs once an item, before the batch.
+        """
+
+    def describe(self) -> Mapping[str, Any]:
+        """Say something of this model: DescribeModel with `customized` answers it as `customizedMetadata`.
+
+        What JSON takes. Called between two batches, in the main thread, each time that somebody asks.
         """
 
     def warmup(self) -> Sequence[Mapping[str, bytes]]:

@@ -77,6 +77,9 @@ def metadata_for(call: ServerStream) -> Metadata:
     """The call's metadata for a message; BadInput where its priority is none, capped where its token says so."""
     metadata = metadata_of(call.metadata)
     token = call.token
-    if token is None or priority_of(metadata) <= token.max_priority:
+    if token is None:
+        return metadata
+    metadata = {key: value for key, value in metadata.items() if key != "authorization"}  # no model sees a token
+    if priority_of(metadata) <= token.max_priority:
         return metadata
     return {**metadata, PRIORITY: str(token.max_priority)}

@@ -43,28 +43,20 @@ def listing(tree: Tree, *, limit: int, start: int, as_torchserve: bool = False) 
     return _print(body)
 
 
-def description(models: Sequence[ModelView], *, customized: bytes = b"", as_torchserve: bool = False) -> str:
-    """An array with an object for each version. `customized`: what the handler of the one model says of itself."""
-    bodies = [_model(model, as_torchserve=as_torchserve) for model in models]
-    if customized:
-        bodies[0][METADATA] = _object(customized)
-    return _print(bodies)
-
-
 def _print(body: Any) -> str:
     return json.dumps(body, indent=2, ensure_ascii=False)
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    """The JSON object in it, without its nulls, which TorchServe leaves out; empty for all else."""
-    try:
-        found = json.loads(data.decode(errors="replace"))
-    except (ValueError, RecursionError):
-        return {}
-    return _without_nulls(found) if isinstance(found, dict) else {}
+def description(
+    models: Sequence[ModelView], customized: Mapping[str, Any] | None = None, *, as_torchserve: bool = False
+) -> str:
+    """An array with an object for each version. `customized`: what the one version's handler says; None: nothing."""
+    last = {} if customized is None else {METADATA: _without_nulls(customized)}
+    return _print([_model(model, as_torchserve=as_torchserve) | last for model in models])
 
 
 def _without_nulls(value: Any) -> Any:
+    """A value as TorchServe prints it, which leaves nulls out of objects."""
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value

@@ -15,12 +15,13 @@ import structlog
 from actorserve import config
 from actorserve.actors import manifest, model_store
 from actorserve.actors.directory import Directory
-from actorserve.actors.messages import Infer, ModelSpec, ModelView, Observe, Scale, SetDefault, Spawn, State, Stop
+from actorserve.actors.messages import ModelSpec, ModelView, Observe, Scale, SetDefault, Spawn, State, Stop
 from actorserve.actors.registrar import Registrar
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.unpacking import Unpacking
+from actorserve.config_defaults import MOST_WORKERS
 from actorserve.config_types import is_name
-from actorserve.errors import ActorserveError, BadInput, ConfigError, NoSuchModel
+from actorserve.errors import ActorserveError, BadInput, ConfigError, ModelApiDisabled, NoSuchModel
 from actorserve.proto.management_grpc import ManagementAPIsServiceBase
 from actorserve.proto.management_pb2 import (
     ManagementResponse,
@@ -29,21 +30,20 @@ from actorserve.proto.management_pb2 import (
 from actorserve.services import describe
 from actorserve.services.access import check_model
 from actorserve.services.compat import About
-from actorserve.services.inference import deadline_of
+from actorserve.services.customized import ask_handler
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
 
 UPDATING = "Processing worker updates..."
 IN_PROGRESS = "Workers scaling in progress..."
-DESCRIBE = {"describe": "True"}
-"""The header by which a handler in TorchServe's style knows that it is asked about itself."""
 FIELDS = {
     "max_batch_delay_ms": "max_batch_delay",
     "response_timeout_s": "response_timeout",
     "startup_timeout_s": "startup_timeout",
     "workers.min": "initial_workers",
 }
+DEFAULT_VERSION: str = config.Model.model_fields["version"].default
 RUNTIMES = ("", "python", "python3")
 NUMBERS = ("batch_size", "initial_workers", "max_batch_delay", "response_timeout", "startup_timeout")
 
@@ -67,6 +67,9 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         folder: Path,
         grace_s: float,
         unpacking: Unpacking,
+        model_api: bool = True,
+        registered_workers: int = 0,
+        defaults: model_store.FindDefaults = model_store.no_defaults,
     ) -> None:
         self._directory = directory
         self._supervisor = supervisor
@@ -77,6 +80,9 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         self._folder = folder
         self._grace_s = grace_s
         self._unpacking = unpacking
+        self._model_api = model_api
+        self._registered_workers = registered_workers
+        self._defaults = defaults
 
     async def ListModels(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
         """The default versions, by name, at most 100 a page."""
@@ -88,17 +94,14 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         await _say(stream, page)
 
     async def DescribeModel(self, stream: ServerStream) -> None:  # noqa: N802
-        """One version, with what its handler says of itself where that is asked for; or with "all" every one."""
+        """One version, or with "all" every one; of one, what its handler says of itself where that is asked for."""
         request = await _read(stream)
         asks = request.customized and request.model_version != "all"
         stream.about = About(request.model_name, request.model_version, customized=asks)
         name, version = _named(stream, request.model_name), request.model_version
+        customized = await ask_handler(stream, self._directory.find(name, version)) if asks else None
         models = await self._views(name, version)
-        customized = b""
-        if asks and models[0].spec.handler in manifest.LOADERS:  # native handlers say nothing of themselves
-            customized = await self._customized(stream, name, version)
-            models = await self._views(name, version)
-        await _say(stream, describe.description(models, customized=customized, as_torchserve=self._as_torchserve))
+        await _say(stream, describe.description(models, customized, as_torchserve=self._as_torchserve))
 
     async def _views(self, name: str, version: str) -> list[ModelView]:
         """The versions that are meant, one at least; NoSuchModel."""
@@ -115,20 +118,12 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
             raise NoSuchModel(name)
         return models
 
-    async def _customized(self, stream: ServerStream, name: str, version: str) -> bytes:
-        """What the handler says of itself: a request without inputs, which queues as every other."""
-        message = Infer({}, DESCRIBE, stream.ensure_request_id())
-        reply = self._directory.find(name, version).ask(message, deadline_of(stream))
-        try:
-            return (await reply.wait()).data
-        finally:
-            reply.abandon()
-
     async def RegisterModel(self, stream: ServerStream) -> None:  # noqa: N802
         """Spawn a model: a native handler, or a folder, an archive or a file of the model store.
 
         Cancelled while it is unpacked, nothing has happened.
         """
+        self._check_open()
         request = await _read(stream)
         stream.about = About(url=request.url)
         self._check_fields(request)
@@ -165,8 +160,8 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         least = request.min_worker if request.min_worker > 0 else 1
         most = request.max_worker if request.max_worker > 0 else least
         for field in ("min_worker", "max_worker"):
-            if getattr(request, field) > config.MOST_WORKERS:
-                raise BadInput(field, f"{getattr(request, field)} is wrong: it must be at most {config.MOST_WORKERS}")
+            if getattr(request, field) > MOST_WORKERS:
+                raise BadInput(field, f"{getattr(request, field)} is wrong: it must be at most {MOST_WORKERS}")
         if most < least:
             raise BadInput("max_worker", "max_worker cannot be less than min_worker.")
         name, version = _named(stream, request.model_name), request.model_version
@@ -198,6 +193,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
 
     async def UnregisterModel(self, stream: ServerStream) -> None:  # noqa: N802
         """Drain a version: new calls are refused at once, what is queued is answered within the grace."""
+        self._check_open()
         request = await _read(stream)
         stream.about = About(request.model_name, request.model_version)
         name = _named(stream, request.model_name)
@@ -213,6 +209,10 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
             raise NoSuchModel(name, " ") if self._directory.default(name) else NoSuchModel(name)
         await self._registrar.ask(SetDefault(name, version)).done.wait()
         await _say(stream, f'Default version successfully updated for model "{name}" to "{version}"')
+
+    def _check_open(self) -> None:
+        if not self._model_api:
+            raise ModelApiDisabled
 
     # --- RegisterModel's fields ------------------------------------------------------------------
 
@@ -238,8 +238,11 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         return await model_store.open_source(model_store.locate(self._model_store, url), self._unpacking)
 
     def _spec(self, request: RegisterModelRequest, found: model_store.Folder) -> ModelSpec:
-        content = _with_runtime(model_store.merge(found, {**_given(request), **found.fixed}), request.runtime)
-        return self._parse(request, content, request.model_name or found.name, found.path)
+        name = request.model_name or found.name
+        defaults = dict(self._defaults(name, str(found.content.get("version", DEFAULT_VERSION))))
+        defaults["workers"] = {"min": self._registered_workers}
+        content = model_store.merge(found, {**_given(request), **found.fixed}, defaults)
+        return self._parse(request, _with_runtime(content, request.runtime), name, found.path)
 
     def _parse(self, request: RegisterModelRequest, content: dict[str, Any], name: str, folder: Path) -> ModelSpec:
         if not name:
@@ -248,7 +251,6 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
             raise BadInput("model_name", f"{name!r} may hold letters, digits, '_', '.' and '-' only")
         if not content.get("handler"):
             raise BadInput("handler", f'is missing: give "module:Class", here or in the folder\'s {model_store.FILE}')
-        content.setdefault("workers", {"min": 0})
         try:
             return model_store.spec_of(name, model_store.parse(content), folder=folder, url=request.url)
         except ConfigError as error:
@@ -276,7 +278,7 @@ def _given(request: RegisterModelRequest) -> dict[str, Any]:
 
 def _with_runtime(content: dict[str, Any], runtime: str) -> dict[str, Any]:
     """The keys, with the request's runtime in the manifest that a handler in TorchServe's style sees."""
-    if not runtime or content.get("handler") not in manifest.LOADERS:
+    if not runtime or content.get("handler") != manifest.LOADER:
         return content
     options = content["options"]
     said = options["torchserve"]

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
 
 LONGEST_ID = 256
-HEADER = "ts_request_sequence_id"
-"""The metadata by which a handler knows a message's sequence; TorchServe's handlers read it as a header."""
 MOST_REFUSED = 100
 """Endings that a call remembers when a model is not there: nobody says then how many of its sequences may be open."""
 Inputs = Mapping[str, bytes]
@@ -132,7 +130,8 @@ class Conversation:
                 raise NotStateful(f"model {key.model} has no sequences")
             if key in self._ended:
                 raise self._farewell(key)
-            message = OpenSequence(metadata={**self._metadata, HEADER: key.id}, id=self._stream.ensure_request_id())
+            inputs = {"sequence_id": key.id.encode()}
+            message = OpenSequence(inputs, self._metadata, self._stream.ensure_request_id())
             lane = _Stateful(self, key, mailbox.ask(message, self._deadline), limit)
         except NotStateful:
             raise
@@ -270,8 +269,7 @@ class _Questions:
         while self._asked and (len(self._asked) >= CREDIT_CHUNKS or self._bytes >= CREDIT_BYTES):
             await self._changed.wait()
         try:
-            message = Infer(inputs, {**self._metadata, HEADER: id}, self._request_id)
-            reply = self._mailbox.ask(message, self._deadline)
+            reply = self._mailbox.ask(Infer(inputs, self._metadata, self._request_id), self._deadline)
         except ActorserveError as error:
             reply = Reply()
             reply.fail(error)

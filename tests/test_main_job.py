@@ -138,11 +138,18 @@ def test_story_streams(zoo):
     assert len(done.stdout.split()) > 40
 
 
+CLIENT = ["--inference", "127.0.0.1:1", "infer", "model", str(ROOT / "README.md")]
+
+
 def test_example_says_that_there_is_no_server():
     """An example that cannot reach its server says so in one line, without a traceback."""
     for script in sorted((ROOT / "examples").glob("*.py")):
         done = subprocess.run(
-            [sys.executable, script, "127.0.0.1:1"], capture_output=True, text=True, timeout=120, check=False
+            [sys.executable, script, *(CLIENT if script.stem == "torchserve_client" else ["127.0.0.1:1"])],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         assert done.returncode == 1, script.name
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -9,8 +9,10 @@ import io
 import json
 import re
 import sys
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from actorserve.errors import HandlerStatus
@@ -19,8 +21,12 @@ from actorserve.handlers.base import Request
 KEY = re.compile(r"[0-9a-z_.-]+")
 TEXT = re.compile(r"[\x20-\x7e]*")
 RESERVED = frozenset(("content-length", "te", "connection", "transfer-encoding", "upgrade", "host", "trailer"))
-ALONE = ("describe", "explain")
-"""Headers, "True" where they are set, that change what a whole call of `handle` answers."""
+ALONE = "explain"
+"""A header, "True" where it is set, that changes what a whole call of `handle` answers."""
+DESCRIBE = "describe"
+OURS = frozenset((DESCRIBE, "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"))
+"""Headers that the server alone sets: a client's metadata of these names does not reach the handler."""
+NONE: Mapping[str, str] = MappingProxyType({})
 CONTENT_TYPE = "response-content-type"
 """The trailer of `set_response_content_type`: gRPC keeps content-type for itself."""
 
@@ -28,8 +34,12 @@ CONTENT_TYPE = "response-content-type"
 class Row:
     """One request of a call of `handle`: what was sent for it and not yet taken, and how it ended."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, headers: Mapping[str, str] = NONE) -> None:
+        """`headers`: what the server says of it, beside the call's metadata."""
         self.request = request
+        self.id = request.id or str(uuid.uuid4())
+        self.seen = False  # the handler has had its inputs, in an earlier call
+        self.headers = {**{key: value for key, value in request.metadata.items() if key not in OURS}, **headers}
         self.chunks: deque[bytes] = deque()
         self.size = 0
         self.error: Exception | None = None
@@ -67,7 +77,7 @@ class Row:
 
 def is_alone(row: Row) -> bool:
     """Whether a row must not share its call: it asks for something else than the others."""
-    return any(row.request.metadata.get(header) == "True" for header in ALONE)
+    return row.headers.get(ALONE) == "True"
 
 
 def calls_of(rows: Sequence[Row]) -> list[list[Row]]:
@@ -76,9 +86,9 @@ def calls_of(rows: Sequence[Row]) -> list[list[Row]]:
     return [*([together] if together else []), *([row] for row in rows if is_alone(row))]
 
 
-def data_of(request: Request) -> dict[str, Any]:
-    """The row that the handler gets: values are bytearrays, as over TorchServe's gRPC."""
-    return {key: bytearray(value) for key, value in request.inputs.items()}
+def data_of(row: Row) -> dict[str, Any]:
+    """The row that the handler gets: values are bytearrays, as over TorchServe's gRPC; empty once it has seen them."""
+    return {} if row.seen else {key: bytearray(value) for key, value in row.request.inputs.items()}
 
 
 def to_bytes(value: Any) -> bytes:
@@ -120,7 +130,7 @@ def settle(rows: Sequence[Row], processors: Sequence[Any], answers: Any) -> None
 
 
 def _end(row: Row, processor: Any, answer: Any) -> None:
-    _say_headers(row.request, processor.get_response_header())
+    _say_headers(row.request, processor.get_response_headers())
     if isinstance(answer, Exception):
         error = translated(answer)
         if isinstance(error, HandlerStatus) and _is_good(error.code):

@@ -24,7 +24,7 @@ from actorserve.errors import HandlerStatus
 from actorserve.handlers.base import Request
 from actorserve.handlers.torchserve.rows import Row, is_alone
 
-Handle = Callable[[list[Row], Any], None]
+Handle = Callable[[list[Row], Any], object]
 """Calls the handler for rows within their ts.context.Call, and settles each of them. Raises only StreamClosed."""
 
 

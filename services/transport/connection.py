@@ -39,6 +39,15 @@ SHIFTS = (_PASSED, _READ, _PASSED, _PASSED, _READ, _PASSED, _PASSED, _PASSED, _P
 class Connection(StreamFrames):
     """The protocol of one connection, without I/O."""
 
+    __slots__ = (
+        "_at",
+        "_buffer",
+        "_preface_left",
+        "broken",
+        "more",
+        "unfinished_since",
+    )
+
     def __init__(
         self, *, client: bool, settings: Settings | None = None, hpack_library: str = hpack.DEFAULT_LIBRARY
     ) -> None:
@@ -49,19 +58,6 @@ class Connection(StreamFrames):
         self._buffer = b""  # what was received and not taken yet, from `_at` on
         self._at = 0
         self._preface_left = b"" if client else f.PREFACE
-        self._on: tuple[Callable[[int, int, bytes, list[s.Event]], None], ...] = (
-            self._on_data,
-            self._on_headers,
-            self._on_priority,
-            self._on_rst_stream,
-            self._on_settings,
-            self._on_push_promise,
-            self._on_ping,
-            self._on_goaway,
-            self._on_window_update,
-            self._on_continuation,
-            self._on_unknown,
-        )
 
     def receive(self, data: bytes, now: float | None = None, budget: int = UNBOUNDED) -> list[s.Event]:
         """Take what was read; give what happened (rules 1 and 3). Without `now` every call counts anew."""
@@ -127,7 +123,7 @@ class Connection(StreamFrames):
             if self._blocks.open_id or not self.settings_seen:
                 self._check_order(kind)
             try:
-                self._on[kind](flags, stream_id & f.MAX_STREAM_ID, payload, events)
+                TAKES[kind](self, flags, stream_id & f.MAX_STREAM_ID, payload, events)
             except StreamFault as fault:
                 self._fault(fault, events)
         self._keep(data, offset)
@@ -173,3 +169,19 @@ class Connection(StreamFrames):
             events.append(s.StreamReset(stream, by_peer=False))
         self._emit_control(f.encode_rst_stream(fault.stream_id, fault.code))
         self._counters.count(patience.FAULTS)
+
+
+TAKES: tuple[Callable[[Connection, int, int, bytes, list[s.Event]], None], ...] = (
+    Connection._on_data,  # noqa: SLF001  # its own; bound methods would cost each connection a kilobyte
+    Connection._on_headers,  # noqa: SLF001
+    Connection._on_priority,  # noqa: SLF001
+    Connection._on_rst_stream,  # noqa: SLF001
+    Connection._on_settings,  # noqa: SLF001
+    Connection._on_push_promise,  # noqa: SLF001
+    Connection._on_ping,  # noqa: SLF001
+    Connection._on_goaway,  # noqa: SLF001
+    Connection._on_window_update,  # noqa: SLF001
+    Connection._on_continuation,  # noqa: SLF001
+    Connection._on_unknown,  # noqa: SLF001
+)
+"""What takes a frame, by its type; the last takes those that are not known."""

@@ -29,6 +29,8 @@ SETTINGS_AT_ONCE = 16  # more of them in one frame count as so many frames
 class ConnectionFrames(State):
     """Takes the frames of stream 0; base of `StreamFrames`."""
 
+    __slots__ = ("_counters", "goaway_received", "settings_seen")
+
     def __init__(self, *, client: bool, settings: Settings) -> None:
         super().__init__(client=client, settings=settings)
         self.goaway_received = False

@@ -44,6 +44,22 @@ TINY = 64  # a DATA frame that a window made smaller than this is counted (patie
 class Outgoing(ABC):
     """What a connection has to send. `Connection` adds the receiving half."""
 
+    __slots__ = (
+        "_control",
+        "_max_buffered",
+        "_out",
+        "_sendable",
+        "_starved",
+        "_table_zeroed",
+        "buffered",
+        "peer_initial_window",
+        "peer_max_frame",
+        "productive",
+        "relieved",
+        "send_window",
+        "tiny",
+    )
+
     def __init__(self, max_buffered: int) -> None:
         self.buffered = 0  # octets that wait on all streams, sent or received
         self.productive = False  # something of a stream was sent since this was last cleared

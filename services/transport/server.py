@@ -29,6 +29,7 @@ from actorserve.services.transport.connection import Connection
 from actorserve.services.transport.handshakes import Handshakes
 from actorserve.services.transport.interceptors import Events, Interceptor, compose
 from actorserve.services.transport.limits import Limits
+from actorserve.services.transport.pace import Pace, PacedListener
 from actorserve.services.transport.server_call import TrioDeadline
 from actorserve.services.transport.server_calls import CallRecord, OnEnd, Translate
 from actorserve.services.transport.server_connection import ServerConnection
@@ -88,6 +89,7 @@ class GrpcServer:
         self._on_end = on_end
         self._interceptors = tuple(interceptors)
         self._handshakes = None if certificates is None else Handshakes(certificates, self._limits)
+        self._coming, self._going = Pace(self._limits.connection_rate), Pace(self._limits.connection_rate / 2)
         self.__dispatch__ = Events(self._compose)  # grpclib.events.listen finds it under this name
         self._listened = False
         self._invoke = compose(self._interceptors) if self._interceptors else None
@@ -114,7 +116,15 @@ class GrpcServer:
             await self._turn_away(stream)
             return
         connection = ServerConnection(
-            stream, peer, self._handlers, self._limits, self._translate, self._on_end, self._invoke, identity
+            stream,
+            peer,
+            self._handlers,
+            self._limits,
+            self._translate,
+            self._on_end,
+            self._invoke,
+            identity,
+            self._going.turn,
         )
         self._connections[connection] = None
         self._connections_total += 1
@@ -175,7 +185,10 @@ class GrpcServer:
                     scope.cancel()
                 try:
                     await trio.serve_listeners(
-                        self._accepted, list(listeners), handler_nursery=nursery, task_status=task_status
+                        self._accepted,
+                        [PacedListener(one, self._coming) for one in listeners],
+                        handler_nursery=nursery,
+                        task_status=task_status,
                     )
                 finally:
                     self._accepting.discard(scope)

@@ -13,7 +13,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 import trio
@@ -51,11 +51,14 @@ class ServerConnection(ServerCalls):
         on_end: OnEnd | None,
         invoke: Proceed | None = None,
         identity: PeerIdentity | None = None,
+        turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
+        """`turn` waits for this connection's turn to be told to go (pace.py)."""
         super().__init__(peer, handlers, limits, translate, on_end, invoke, identity)
         self.reason = "peer"  # who or what ended the connection, for the statistics
         self.heard_at = trio.current_time()
         self._stream = stream
+        self._turn = turn
         self._closing = False
         self._lost = False  # nothing can be written any more
         self._reading = trio.CancelScope()
@@ -254,11 +257,17 @@ class ServerConnection(ServerCalls):
             match watch.due(now, self.heard_at):
                 case Ping():
                     self.core.ping(_KEEPALIVE_PING)
-                case Drain(reason=reason):
-                    self.drain(reason)
+                case Drain(reason=reason) if not self._draining:
+                    await self._drain_in_turn(reason, watch)
                 case End() as end:
                     self.end(end)
             if self.core.broken:
                 self._reading.cancel()
             if self.core.wants_write:
                 self.flush()
+
+    async def _drain_in_turn(self, reason: str, watch: Watch) -> None:
+        """Drain, after those whose turn comes before; not one that has got a call while it waited for idleness."""
+        await self._turn()
+        if reason != "idle" or watch.idle(trio.current_time()):
+            self.drain(reason)

@@ -14,7 +14,6 @@ Rules
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from actorserve.services.transport import frames as f
@@ -42,7 +41,24 @@ class Settings:
 
 
 class State(Outgoing):
-    """A connection without its parser."""
+    """A connection without its parser. Slots, here and in its relatives: an idle connection is to cost little."""
+
+    __slots__ = (
+        "_highest",
+        "_initial_receive",
+        "_next_id",
+        "_now",
+        "_receive_window",
+        "_resets",
+        "_settings_acked",
+        "_skipped",
+        "client",
+        "goaway_sent",
+        "peer_max_header_list",
+        "peer_max_streams",
+        "settings",
+        "streams",
+    )
 
     def __init__(self, *, client: bool, settings: Settings) -> None:
         super().__init__(settings.max_buffered)
@@ -55,7 +71,7 @@ class State(Outgoing):
         self._next_id = 1
         self._highest = 0  # highest id that the peer (server) or we (client) opened
         self._resets: dict[int, bool] = {}  # id -> by us?
-        self._skipped: deque[range] = deque(maxlen=REMEMBERED_SKIPS)  # ids that the client passed over
+        self._skipped: tuple[range, ...] = ()  # ids that the client passed over
         self._receive_window = s.ReceiveWindow(f.DEFAULT_WINDOW, settings.connection_window)
         self._initial_receive = max(settings.stream_window, f.DEFAULT_WINDOW)
         self._settings_acked = False

@@ -21,11 +21,13 @@ from actorserve.services.transport import streams as s
 from actorserve.services.transport.connection_frames import ConnectionFrames
 from actorserve.services.transport.frames import ConnectionFault, StreamFault
 from actorserve.services.transport.header_blocks import HeaderBlocks
-from actorserve.services.transport.state import Settings
+from actorserve.services.transport.state import REMEMBERED_SKIPS, Settings
 
 
 class StreamFrames(ConnectionFrames):
     """Takes the frames of all streams; base of `Connection`."""
+
+    __slots__ = ("_blocks",)
 
     def __init__(self, *, client: bool, settings: Settings, hpack_library: str) -> None:
         super().__init__(client=client, settings=settings)
@@ -135,7 +137,7 @@ class StreamFrames(ConnectionFrames):
         """Server: open the peer's stream, or refuse it (rule 2)."""
         expected = self._highest + 1 | 1
         if stream_id > expected:
-            self._skipped.append(range(expected, stream_id, 2))
+            self._skipped = (*self._skipped, range(expected, stream_id, 2))[-REMEMBERED_SKIPS:]
         self._highest = stream_id
         full = len(self.streams) >= self.settings.max_concurrent_streams
         if full or self.goaway_sent is not None:

@@ -93,7 +93,7 @@ class Watch:
         if now >= self._expires:
             self._drained_at = now
             return Drain("age")
-        return Drain("idle") if self._idle(now) else None
+        return Drain("idle") if self.idle(now) else None
 
     def _silent(self, now: float, heard_at: float) -> End | Ping | None:
         if heard_at < self._pinged_at:
@@ -104,7 +104,8 @@ class Watch:
             return Ping()
         return None
 
-    def _idle(self, now: float) -> bool:
+    def idle(self, now: float) -> bool:
+        """Whether there has been no call for too long."""
         core = self._core
         if core.streams or core.highest != self._highest:
             self._highest = core.highest

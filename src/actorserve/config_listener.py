@@ -44,6 +44,11 @@ class Listener(Table):
         default=None,
         description="A file of tokens (docs/security.md); every call must bring one as `authorization: Bearer TOKEN`.",
     )
+    key_file: Folder | None = Field(
+        default=None,
+        description="A file of keys as TorchServe's key_file.json, written at the start and renewed before they expire "
+        "(docs/security.md); every call must bring the key of its service as `authorization: Bearer KEY`.",
+    )
     auth_exempt: tuple[Literal["inference", "management", "health", "reflection"], ...] = Field(
         default=(), strict=False, description='Services that need no token, for example `["health"]`.'
     )
@@ -110,6 +115,13 @@ class Listener(Table):
         ge=0,
         description="Connections at once; beyond it an idle one goes, or the new. 0: no limit.",
     )
+    connection_rate: float = Field(
+        default=1000.0,
+        ge=0,
+        le=1_000_000,
+        description="Connections taken in a second after the first 64 at once, half as many told to go for idleness "
+        "or age; those to come wait in the kernel's queue. 0: no limit.",
+    )
     write_stall_timeout_s: float = Field(
         default=60.0, ge=0, description="Seconds in which a client must take at least 1 KiB of an answer. 0: for ever."
     )
@@ -147,7 +159,8 @@ class Listener(Table):
 
     @model_validator(mode="after")
     def _is_private(self) -> Listener:
-        lacking = [name for name in ("tls", "tokens_file") if getattr(self, name) is None]
+        tokens = "key_file" if self.key_file is not None else "tokens_file"
+        lacking = [name for name in ("tls", tokens) if getattr(self, name) is None]
         for address in self.addresses:
             host, _ = split_address(address)
             if lacking and not self.insecure and not is_loopback(host):
@@ -155,6 +168,14 @@ class Listener(Table):
                     f"address {address!r} is not loopback and has no {' and no '.join(lacking)}; "
                     "set both, or insecure = true to serve it all the same"
                 )
-        if self.auth_exempt and self.tokens_file is None:
-            raise ValueError("auth_exempt means nothing without tokens_file")
+        if self.auth_exempt and self.tokens_file is None and self.key_file is None:
+            raise ValueError("auth_exempt means nothing without tokens_file or key_file")
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_keys(self) -> Listener:
+        if self.key_file is not None and self.tokens_file is not None:
+            raise ValueError("tokens_file and key_file contradict each other: choose one")
+        if self.key_file is not None and not {"inference", "management"} & set(self.services):
+            raise ValueError('key_file has keys for "inference" and "management" only; use tokens_file here')
         return self

@@ -68,7 +68,8 @@ class _Stream:
 
 
 class ScriptedWorker:
-    """Echoes `data` at once. Override `load`, `infer`, `generate` and `feed`; they may sleep, raise, or `crash`.
+    """Echoes `data` at once. Override `load`, `infer`, `generate`, `feed` and `describe`; these may sleep, raise or
+    `crash`.
 
     `answers_ping = False` makes it as silent as a stopped process. Time slept in `infer`, or before a chunk of
     `generate`, is time inside the handler: PONG tells of it, as a real worker's does.
@@ -106,6 +107,10 @@ class ScriptedWorker:
     async def feed(self, id: int, inputs: Mapping[str, bytes]) -> bytes | Exception:
         """Answer the next item of a sequence; raising ends the sequence."""
         return inputs.get("data", b"")
+
+    async def describe(self) -> bytes:
+        """What it says of itself, as JSON; nothing by default."""
+        return b""
 
     @property
     def open_streams(self) -> int:
@@ -146,9 +151,9 @@ class ScriptedWorker:
                 nursery.start_soon(self._load, wire.read_note(frame.payload))
             case Kind.BATCH:
                 await self._batches.send((frame.id, wire.read_batch(frame.payload)))
-            case Kind.OPEN | Kind.OPEN_SEQUENCE:
+            case Kind.OPEN | Kind.OPEN_SEQUENCE | Kind.DESCRIBE:
                 self._streams[frame.id] = _Stream()
-                answer = self._generate if frame.kind == Kind.OPEN else self._feed
+                answer = {Kind.OPEN: self._generate, Kind.DESCRIBE: self._describe}.get(Kind(frame.kind), self._feed)
                 nursery.start_soon(self._run_stream, wire.read_open(frame.payload), answer)
             case Kind.ITEM | Kind.END if frame.id in self._streams:
                 self._hear_item(frame)
@@ -239,6 +244,13 @@ class ScriptedWorker:
                 stream.chunks -= 1
                 stream.bytes -= len(chunk)
                 await self._say(wire.chunk(item.id, chunk))
+
+    async def _describe(self, item: Item, stream: _Stream) -> bytes:
+        """Say what the script says of itself."""
+        with self._handler_call():
+            said = await self.describe()
+        await self._say(wire.chunk(item.id, said))
+        return wire.done(item.id)
 
     async def _feed(self, item: Item, stream: _Stream) -> bytes:
         """Answer the items of one sequence within its credit; gives the frame that ends it."""

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -21,6 +22,7 @@ from actorserve import config
 from actorserve.actors import archives, model_store
 from actorserve.actors.device import Ledger, find_gpus, free_memory
 from actorserve.actors.directory import Directory
+from actorserve.actors.environment import shown
 from actorserve.actors.forkservers import Forkservers, ProcessSpawner
 from actorserve.actors.messages import ModelSpec, Spawn, State, Tree
 from actorserve.actors.model_actor import ActorSettings
@@ -41,6 +43,7 @@ from actorserve.services import compat, status
 from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
+from actorserve.services.key_file import Door, KeyFile
 from actorserve.services.management import ManagementService
 from actorserve.services.reflection import AlphaReflectionService, ReflectionService
 from actorserve.services.schemas import Schema, names_of
@@ -87,7 +90,8 @@ class Server:
         cache_dir = settings.server.cache_dir.expanduser()
         self.forkservers: Forkservers | None = None
         if spawner is None:
-            self.forkservers = Forkservers(cache_dir)
+            seen = shown(os.environ, settings.server.hide_env)
+            self.forkservers = Forkservers(cache_dir, environment=seen, inherits=settings.server.inherit_env)
             spawner = SpawnerByIsolation(ProcessSpawner(self.forkservers), ThreadSpawner())
         actor_settings = ActorSettings(
             spawner=spawner,
@@ -111,6 +115,7 @@ class Server:
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
+        self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
         self.grpc = {name: self._grpc(listener, further) for name, listener in settings.listeners.items()}
         self.bound: tuple[Bound, ...] = ()
@@ -138,8 +143,11 @@ class Server:
                     as_torchserve=as_torchserve,
                     model_store=self.settings.folder / server.model_store,
                     folder=self.settings.folder,
-                    grace_s=server.grace_s,
+                    grace_s=server.grace_s if server.unregister_grace_s is None else server.unregister_grace_s,
                     unpacking=self.unpacking,
+                    model_api=server.model_api,
+                    registered_workers=server.registered_workers,
+                    defaults=self.settings.defaults_of,
                 )
             )
         self._add_standard(listener, services, further)
@@ -155,12 +163,22 @@ class Server:
         )
 
     def _interceptors(self, listener: Listener) -> list[Interceptor]:
+        if listener.key_file is not None:
+            keys = Door(self._key_file(self.settings.folder / listener.key_file), listener.services)
+            return [Access(keys, exempt=listener.auth_exempt)]
         if listener.tokens_file is None:
             return []
         tokens: Finds = read_tokens(self.settings.folder / listener.tokens_file)
         if listener.compatibility == "torchserve":
             tokens = compat.CaseSensitive(tokens)
         return [Access(tokens, exempt=listener.auth_exempt)]
+
+    def _key_file(self, path: Path) -> KeyFile:
+        """One for all listeners that name it."""
+        server = self.settings.server
+        expiration_s, overlap_s = server.token_expiration_min * 60, server.token_overlap_min * 60
+        made = KeyFile(path, expiration_s=expiration_s, overlap_s=overlap_s)
+        return self.keys.setdefault(path.resolve(), made)
 
     def _files(self, tls: Tls) -> Files:
         folder = self.settings.folder
@@ -206,6 +224,8 @@ class Server:
         finally:
             await self.registry.close()
             self.unpacking.close()
+            for keys in self.keys.values():
+                keys.remove()
             for bound in self.bound:
                 for address in bound.addresses:
                     remove_file(address)
@@ -213,6 +233,9 @@ class Server:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as back:
             back.start_soon(self.access.run)
+            self._write_keys()  # where no listener was opened
+            for keys in self.keys.values():
+                back.start_soon(keys.run)
             if self.forkservers is not None:
                 await back.start(self.forkservers.run)
             await back.start(self.supervisor.run)
@@ -297,12 +320,18 @@ class Server:
                     opened[name] += await open_address(name, address, reuse_port=listener.reuse_port)
                 addresses = tuple(address_of(one) for one in opened[name])
                 bound.append(Bound(name, listener.services, addresses))
+            self._write_keys()  # not before the ports are ours: another server's keys stay as they are
         except BaseException:
             for listeners in opened.values():
                 close_all(listeners)
             raise
         self.bound = tuple(bound)
         self._listeners = opened
+
+    def _write_keys(self) -> None:
+        """Write the keys of every `key_file`. StartFailed. Idempotent."""
+        for keys in self.keys.values():
+            keys.begin()
 
     async def wait_loaded(self) -> list[tuple[str, ActorserveError]]:
         """Wait until every configured model is READY or FAILED; gives the failures."""
@@ -349,7 +378,11 @@ def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -
     specs: list[ModelSpec] = []
     for name, model in settings.models.items():
         try:
-            specs.append(model_store.of_config(name, model, folder=settings.folder, unpacking=unpacking))
+            specs.append(
+                model_store.of_config(
+                    name, model, folder=settings.folder, unpacking=unpacking, defaults=settings.defaults_of
+                )
+            )
             ledger.resolve(specs[-1].devices)
         except ConfigError as error:
             raise ConfigError(f"models.{name}.{error.key}", error.text) from None

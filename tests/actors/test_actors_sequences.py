@@ -390,7 +390,33 @@ def test_a_batch_is_bounded_and_fair():
     assert [(1, 2), (3, 4), (5, 1), (2, 3), (4, 5)] == handler.fed
 
 
-words = st.sampled_from([b"a", b"bad", b"odd", b"raise"])
+class Closing(Ledger):
+    """Ends every sequence, whichever they are, once one of them says `close`."""
+
+    def feed(self, states, requests):
+        """As a Ledger's."""
+        self.closing = any(request.inputs["data"] == b"close" for request in requests)
+        return super().feed(states, requests)
+
+    def ended(self):
+        """All that are open."""
+        return sorted(self.live) if self.closing else []
+
+
+def test_a_handler_ends_sequences():
+    """What `feed` answers is still said; then those that the handler names end with ENDED, fed or not, and what they
+    had waiting is never fed.
+    """
+    group = [opening(1), opening(2), opening(3), item(1, b"close"), item(1, b"late"), item(2, b"a")]
+    handler, frames = drive([group], Closing())
+    assert [(1, 2)] == handler.fed
+    assert set() == handler.live
+    assert [b"close", b"a"] == [one.payload for one in frames if one.kind == Kind.CHUNK]
+    endings = [one.payload[0] for one in frames if one.kind == Kind.ERROR]
+    assert [Outcome.ENDED] * 3 == endings
+
+
+words = st.sampled_from([b"a", b"bad", b"odd", b"raise", b"close"])
 ids = st.integers(1, 4)
 moves = st.one_of(
     st.tuples(st.just("item"), ids, words),
@@ -423,7 +449,7 @@ def test_every_state_is_released_once(groups, cancelled, failing, batch_size):
                 if what == "end"
                 else (Kind.CREDIT, id, FrameReader().feed(wire.credit(id, 1, 10))[0].payload)
             )
-    handler, frames = drive(arrivals, batch_size=batch_size, cancelled=cancelled)
+    handler, frames = drive(arrivals, Closing(), batch_size=batch_size, cancelled=cancelled)
     assert set() == handler.live
     for id in range(1, 5):
         kinds = [one.kind for one in frames if one.id == id]

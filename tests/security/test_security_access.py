@@ -218,14 +218,17 @@ async def test_token_is_checked_before_any_message(tokens_file):
 
 
 class Seeing(testing.ScriptedWorker):
-    """Answers with the priority that its metadata has."""
+    """Answers with the priority that its metadata has; it never sees a token."""
 
     async def infer(self, items):
+        assert all("authorization" not in item.metadata for item in items)
         return [str(item.metadata.get("priority")).encode() for item in items]
 
 
 async def test_token_caps_the_priority(tokens_file, autojump_clock):
-    """A call may ask for any priority and gets what its token allows; what is no priority is INVALID_ARGUMENT."""
+    """A call may ask for any priority and gets what its token allows; what is no priority is INVALID_ARGUMENT. The
+    token itself ends with the listener: no handler sees it.
+    """
     workers = testing.ScriptedWorkers(Seeing)
     async with testing.serve(content(tokens_file=str(tokens_file)), workers=workers) as app, app.channel() as channel:
         stub = InferenceAPIsServiceStub(channel)

@@ -56,8 +56,6 @@ class Told(testing.ScriptedWorker):
 
     async def one(self, item):
         """Sleep, die, raise, or echo."""
-        if item.metadata.get("describe") == "True":
-            return self.child.model.options.get("says", "").encode()
         match item.inputs["data"]:
             case b"sleep":
                 await trio.sleep(10)
@@ -74,6 +72,10 @@ class Told(testing.ScriptedWorker):
             case b"thrown":
                 return HandlerStatus(404, "not here")
         return item.inputs["data"]
+
+    async def describe(self):
+        """What the options say."""
+        return self.child.model.options.get("says", "").encode()
 
     async def feed(self, id, inputs):
         """Refuse, end, or echo."""
@@ -366,7 +368,7 @@ async def test_describe_has_keys_of_ours_elsewhere(autojump_clock):
 )
 async def test_customized_metadata(autojump_clock, says, expected):
     """What the handler says of itself is the last key; what is no object is empty, nothing at all no key."""
-    table = {"handler": LOADER, "options": {"says": says}}
+    table = {"options": {"says": says}}
     async with served(models(m=table)) as app, asker(app) as ask:
         (body,) = json.loads(await ask.manage("DescribeModel", model_name="m", customized=True))
         assert body.get("customizedMetadata") == expected
@@ -375,17 +377,9 @@ async def test_customized_metadata(autojump_clock, says, expected):
         assert "customizedMetadata" not in every
 
 
-async def test_native_handlers_say_nothing_of_themselves(autojump_clock):
-    """A native handler is never asked: the key is left out."""
-    async with served(models(m={"options": {"says": "{}"}})) as app, asker(app) as ask:
-        (body,) = json.loads(await ask.manage("DescribeModel", model_name="m", customized=True))
-        assert "customizedMetadata" not in body
-
-
 async def test_describe_refused(autojump_clock):
     """NOT_FOUND, and INTERNAL where the handler would be asked, as is a model without workers."""
-    table = {"handler": LOADER, "workers": {"min": 0}}
-    async with served(models(m=table)) as app, asker(app) as ask:
+    async with served(models(m={"workers": {"min": 0}})) as app, asker(app) as ask:
         for customized, status in ((False, Status.NOT_FOUND), (True, Status.INTERNAL)):
             for name, version, text in (
                 ("", "", f"Model not found: \n{MODEL}ModelNotFoundException"),

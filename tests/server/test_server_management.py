@@ -140,7 +140,7 @@ async def test_describe(autojump_clock):
 
 
 async def test_describe_what_is_not_there(autojump_clock):
-    """No name is INVALID_ARGUMENT, an unknown name or version NOT_FOUND, customized metadata or not."""
+    """No name is INVALID_ARGUMENT, an unknown name or version NOT_FOUND."""
     async with testing.serve(models(m={}), workers=scripted()) as app, asker(app) as ask:
         async with refused(Status.INVALID_ARGUMENT, "model_name: is empty"):
             await ask.manage("DescribeModel")
@@ -150,8 +150,6 @@ async def test_describe_what_is_not_there(autojump_clock):
             await ask.manage("DescribeModel", model_name="x", model_version="all")
         async with refused(Status.NOT_FOUND, "Model version: 9 does not exist for model: m"):
             await ask.manage("DescribeModel", model_name="m", model_version="9")
-        async with refused(Status.NOT_FOUND, "Model not found: x"):
-            await ask.manage("DescribeModel", model_name="x", customized=True)
 
 
 # --- RegisterModel -------------------------------------------------------------------------------------

@@ -306,45 +306,6 @@ async def test_a_model_without_sequences_answers_each_message(autojump_clock):
         assert [] == await call.rest()
 
 
-async def test_a_handler_knows_the_sequence(autojump_clock):
-    """A question has its sequence's id among the metadata, one that was made here, too."""
-
-    class Knowing(Counter):
-        async def infer(self, items):
-            return [item.metadata["ts_request_sequence_id"].encode() for item in items]
-
-    workers = ScriptedWorkers(Knowing)
-    async with testing.serve(models(plain={}), workers=workers) as app, calling(app) as call:
-        for id in ("x", "y", None, "x"):
-            reply = await call.ask(b"a", id, model="plain")
-            assert reply.sequence_id.encode() == reply.prediction
-            assert id in (None, reply.sequence_id)
-
-
-class Named:
-    """Answers with the id that its sequence was opened with."""
-
-    def open(self, request):
-        """The state is the id."""
-        return request.metadata["ts_request_sequence_id"]
-
-    def feed(self, states, requests):
-        """One id each."""
-        return states
-
-    def release(self, state):
-        """Nothing is held."""
-
-
-async def test_a_handler_knows_the_sequence_that_it_opens():
-    """So does a sequence when it opens."""
-    config = models(named={"handler": f"{__name__}:Named"})
-    async with testing.serve(config, workers="thread") as app, calling(app) as call:
-        for id in ("x", "y", None, "x"):
-            reply = await call.ask(b"a", id, model="named")
-            assert reply.sequence_id.encode() == reply.prediction
-
-
 async def test_a_failing_question_is_told_in_its_place(autojump_clock):
     """What the mailbox refuses and what the handler raises are replies in the order of the messages."""
 

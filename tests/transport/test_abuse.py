@@ -184,12 +184,12 @@ def test_tiny_windows():
     assert (code, text, number) == (CALM, "windows of a few octets", 1001)
 
 
-def test_settings_cost_once_however_often_they_change():
+def test_settings_cost_once_however_often_they_change(monkeypatch):
     """A SETTINGS frame full of window sizes moves the windows of open streams once."""
     core = server()
     core.receive(b"".join(heads(number) for number in range(1, 401, 2)), 0.0)
     moves = []
-    core._window_opened = moves.append
+    monkeypatch.setattr(Connection, "_window_opened", lambda _, stream: moves.append(stream))
     core.receive(f.encode_settings([(f.INITIAL_WINDOW_SIZE, size) for size in range(500)]), 0.0)
 
     assert len(moves) == 200
