@@ -2,7 +2,7 @@
 
 A folder may hold `model.toml`: the keys of `[models.NAME]`, and `name`; what was made for TorchServe has a
 manifest. Both are read as data; code in the folder runs in workers only. What must not live here: how archives
-are unpacked (archives.py), what a manifest means (manifest.py), downloads (not there yet), gRPC.
+are unpacked (archives.py), what a manifest means (manifest.py), downloads (fetching.py), gRPC.
 """
 
 from __future__ import annotations
@@ -91,8 +91,6 @@ def read_folder(path: Path, default_name: str | None = None) -> Folder:
 
 def locate(store: Path, url: str) -> Path:
     """The folder or file `url` of the store. BadInput, NoSuchModel or Unsupported say what is wrong with it."""
-    if "://" in url:
-        raise Unsupported(f"url {url!r}: models are not fetched yet; put it into the model store")
     if ".." in Path(url).parts:
         raise BadInput("url", f"Relative path is not allowed in url: {url}")
     try:

@@ -15,7 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from actorserve.actors import urls
 from actorserve.actors.messages import ModelSpec, ModelView, ReplicaView, State, Tree
+from actorserve.actors.progress import UnderWay
 from actorserve.actors.tree_text import last_exit
 from actorserve.actors.wire import CREDIT_CHUNKS
 from actorserve.config_types import CPU
@@ -26,10 +28,13 @@ PARALLEL = ("pp", "tp", "pptp", "custom")
 METADATA = "customizedMetadata"
 
 
-def listing(tree: Tree, *, limit: int, start: int, as_torchserve: bool = False) -> str:
+def listing(
+    tree: Tree, under_way: Sequence[UnderWay] = (), *, limit: int, start: int, as_torchserve: bool = False
+) -> str:
     """A page of the default versions. `limit` 0 or out of range is 100; `start` is the last page's token.
 
     TorchServe gives the token of the next page also where this one ends with the last model.
+    `under_way`: registrations that have no model yet; a key of their own where there are any.
     """
     models = [model for model in tree.models if model.is_default]
     limit = limit if 0 < limit <= PAGE else PAGE
@@ -40,6 +45,8 @@ def listing(tree: Tree, *, limit: int, start: int, as_torchserve: bool = False) 
     body["models"] = [
         {"modelName": model.spec.name, "modelUrl": model.spec.url} for model in models[start : start + limit]
     ]
+    if under_way:
+        body["registrations"] = [_beginning(one) for one in under_way]
     return _print(body)
 
 
@@ -60,6 +67,20 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
+def beginnings(under_way: Sequence[UnderWay]) -> str:
+    """What DescribeModel says of a model whose registrations are all under way."""
+    return _print([_beginning(one) for one in under_way])
+
+
+def _beginning(one: UnderWay) -> dict[str, Any]:
+    body: dict[str, Any] = {"modelName": one.name, "modelUrl": one.url, "status": one.phase.value}
+    if urls.is_url(one.url):
+        body["downloadedBytes"] = one.done
+        if one.total is not None:
+            body["totalBytes"] = one.total
+    return {**body, "workers": []}
 
 
 def _model(model: ModelView, *, as_torchserve: bool) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from actorserve import config
-from actorserve.actors import manifest, model_store
+from actorserve.actors import manifest, model_store, urls
 from actorserve.actors.directory import Directory
 from actorserve.actors.messages import ModelSpec, ModelView, Observe, Scale, SetDefault, Spawn, State, Stop
+from actorserve.actors.progress import Phase
 from actorserve.actors.registrar import Registrar
+from actorserve.actors.sources import Sources
 from actorserve.actors.supervisor import Supervisor
-from actorserve.actors.unpacking import Unpacking
 from actorserve.config_defaults import MOST_WORKERS
 from actorserve.config_types import is_name
 from actorserve.errors import ActorserveError, BadInput, ConfigError, ModelApiDisabled, NoSuchModel
@@ -51,7 +52,7 @@ log = structlog.get_logger("actorserve.management")
 
 
 class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # generated without types
-    """See the module's docstring. `folder`: what a native handler gets as `model_dir`.
+    """See the module's docstring.
 
     `as_torchserve`: bodies, and what is taken as not given, are TorchServe's; statuses are by the listener's table.
     """
@@ -63,10 +64,8 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         registrar: Registrar,
         *,
         as_torchserve: bool = False,
-        model_store: Path,
-        folder: Path,
+        sources: Sources,
         grace_s: float,
-        unpacking: Unpacking,
         model_api: bool = True,
         registered_workers: int = 0,
         defaults: model_store.FindDefaults = model_store.no_defaults,
@@ -76,10 +75,8 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         self._registrar = registrar
         self._as_torchserve = as_torchserve
         self._knows_number_gpu = False
-        self._model_store = model_store
-        self._folder = folder
+        self._sources = sources
         self._grace_s = grace_s
-        self._unpacking = unpacking
         self._model_api = model_api
         self._registered_workers = registered_workers
         self._defaults = defaults
@@ -88,8 +85,13 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         """The default versions, by name, at most 100 a page."""
         request = await _read(stream)
         tree = await self._supervisor.ask(Observe()).wait()
+        under_way = self._sources.board.all()
         page = describe.listing(
-            tree, limit=request.limit, start=request.next_page_token, as_torchserve=self._as_torchserve
+            tree,
+            under_way,
+            limit=request.limit,
+            start=request.next_page_token,
+            as_torchserve=self._as_torchserve,
         )
         await _say(stream, page)
 
@@ -99,6 +101,9 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         asks = request.customized and request.model_version != "all"
         stream.about = About(request.model_name, request.model_version, customized=asks)
         name, version = _named(stream, request.model_name), request.model_version
+        if not self._directory.default(name) and (under_way := self._sources.board.of(name)):
+            await _say(stream, describe.beginnings(under_way))
+            return
         customized = await ask_handler(stream, self._directory.find(name, version)) if asks else None
         models = await self._views(name, version)
         await _say(stream, describe.description(models, customized, as_torchserve=self._as_torchserve))
@@ -119,27 +124,31 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         return models
 
     async def RegisterModel(self, stream: ServerStream) -> None:  # noqa: N802
-        """Spawn a model: a native handler, or a folder, an archive or a file of the model store.
+        """Spawn a model: a native handler, a folder, an archive or a file of the model store, or what a URL names.
 
-        Cancelled while it is unpacked, nothing has happened.
+        Cancelled while it is fetched or unpacked, nothing has happened.
         """
         self._check_open()
         request = await _read(stream)
-        stream.about = About(url=request.url)
+        stream.about = About(url=_kept_url(request))
         self._check_fields(request)
         if request.model_name:
             check_model(stream, request.model_name)
-        found = await self._found(request.url)
-        try:
-            spec = self._spec(request, found)
-            stream.about = About(spec.name, spec.version, request.url)
-            check_model(stream, spec.name)
-            answer = self._registrar.ask(Spawn(spec, unregister_on_failure=request.synchronous))
-        except BaseException:
-            await self._unpacking.release(found.path)
-            raise
+        with self._sources.board.entry(request.model_name, _kept_url(request)) as under_way:
+            found = await self._sources.open(request.url, under_way)
+            try:
+                spec = self._spec(request, found)
+                stream.about = About(spec.name, spec.version, _kept_url(request))
+                check_model(stream, spec.name)
+                under_way.name, under_way.phase = spec.name, Phase.LOADING
+                answer = self._registrar.ask(Spawn(spec, unregister_on_failure=request.synchronous))
+            except BaseException:
+                await self._sources.give_back(request.url, found.path)
+                raise
+            await answer.accepted.wait()
         workers = spec.workers_min
-        await (answer.done if request.synchronous or not workers else answer.accepted).wait()
+        if request.synchronous or not workers:
+            await answer.done.wait()
         label = f'Model "{spec.name}" Version: {spec.version} registered with {workers} initial workers'
         if not workers:
             await _say(stream, f"{label}. Use scale workers API to add workers for the model.")
@@ -231,12 +240,6 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         if not request.url and not native:
             raise BadInput("url", "Parameter url is required.")
 
-    async def _found(self, url: str) -> model_store.Folder:
-        """The source that is meant; without a url, the config file's folder, which says nothing of itself."""
-        if not url:
-            return model_store.Folder(self._folder, "", {})
-        return await model_store.open_source(model_store.locate(self._model_store, url), self._unpacking)
-
     def _spec(self, request: RegisterModelRequest, found: model_store.Folder) -> ModelSpec:
         name = request.model_name or found.name
         defaults = dict(self._defaults(name, str(found.content.get("version", DEFAULT_VERSION))))
@@ -252,7 +255,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         if not content.get("handler"):
             raise BadInput("handler", f'is missing: give "module:Class", here or in the folder\'s {model_store.FILE}')
         try:
-            return model_store.spec_of(name, model_store.parse(content), folder=folder, url=request.url)
+            return model_store.spec_of(name, model_store.parse(content), folder=folder, url=_kept_url(request))
         except ConfigError as error:
             raise BadInput(_field(error.key, request), error.text) from None
 
@@ -261,6 +264,11 @@ def _field(key: str, request: RegisterModelRequest) -> str:
     """The request's field that a wrong key came from; the key itself where the folder's file said it."""
     field = FIELDS.get(key, key) or "url"  # no key: those of the folder's file contradict each other
     return field if getattr(request, field, None) else key
+
+
+def _kept_url(request: RegisterModelRequest) -> str:
+    """The url as it is shown and kept: a query may hold a signature."""
+    return urls.shown(request.url) if urls.is_url(request.url) else request.url
 
 
 def _given(request: RegisterModelRequest) -> dict[str, Any]:

@@ -96,6 +96,13 @@ class Server(Table):
         default=False,
         description="Install the requirements file that an archive's manifest names. It runs pip, so it is asked for.",
     )
+    download_timeout_s: float = Field(
+        default=3600.0, gt=0, le=86400, description="Seconds that one download may take in all."
+    )
+    download_stall_timeout_s: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds that a download may wait for a connection, or for a byte."
+    )
+    max_downloads: int = Field(default=4, ge=1, le=1000, description="Downloads at once; more wait for their turn.")
     grace_s: float = Field(
         default=30.0,
         ge=0,
@@ -143,13 +150,13 @@ class Server(Table):
         default=60.0, ge=0, le=525_600, description="Minutes that keys stay valid after new ones have replaced them."
     )
 
-    @field_validator("hide_env")
+    @field_validator("allowed_urls", "hide_env")
     @classmethod
     def _compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in value:
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, RecursionError, OverflowError) as error:
                 raise ValueError(f"{_toml(pattern)} is no regular expression: {error}") from None
         return value
 

@@ -43,6 +43,42 @@ class NoSuchModel(ActorserveError):
         return f"Model not found: {self.name}"
 
 
+class UrlNotAllowed(ActorserveError):
+    """Nothing is fetched from this URL: `server.allowed_urls` does not have it. `why`: where it is not its text."""
+
+    def __init__(self, url: str, why: str = "") -> None:
+        super().__init__(url, why)
+        self.url = url
+        self.why = why
+
+    def __str__(self) -> str:
+        text = f"Given URL {self.url} does not match any allowed URL(s)"
+        return f"{text}: {self.why}" if self.why else text
+
+
+class DownloadFailed(ActorserveError):
+    """What a URL names could not be fetched: its server, the way to it, or its size is at fault."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, why)
+        self.url = url
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"Failed to download archive from: {self.url}: {self.why}"
+
+
+class ModelFileExists(ActorserveError):
+    """The model store has a file already of the name that a URL's would have."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"Model file already exists {self.name}"
+
+
 class NoSuchSequence(ActorserveError):
     """The sequence is not known, or not any more: it has expired or ended."""
 

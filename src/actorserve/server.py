@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from actorserve import config
-from actorserve.actors import archives, model_store
+from actorserve.actors import archives, fetching, model_store
 from actorserve.actors.device import Ledger, find_gpus, free_memory
 from actorserve.actors.directory import Directory
 from actorserve.actors.environment import shown
@@ -30,9 +30,11 @@ from actorserve.actors.registrar import Registrar
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, relocate
 from actorserve.actors.reply import Reply
+from actorserve.actors.sources import Sources
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.unpacking import Unpacking
+from actorserve.actors.urls import AllowList
 from actorserve.actors.worker_process import Spawner
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_types import is_packed
@@ -110,7 +112,10 @@ class Server:
         )
         state_dir = settings.server.state_dir
         self.registry = Registry(None if state_dir is None else folder / state_dir)
-        self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release)
+        self.fetching = fetching_of(settings)
+        store = folder / settings.server.model_store
+        self.sources = Sources(store, folder, self.fetching, self.unpacking)
+        self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release, on_kept=self.sources.keep)
         self._begun = False
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
@@ -141,10 +146,8 @@ class Server:
                     self.supervisor,
                     self.registrar,
                     as_torchserve=as_torchserve,
-                    model_store=self.settings.folder / server.model_store,
-                    folder=self.settings.folder,
+                    sources=self.sources,
                     grace_s=server.grace_s if server.unregister_grace_s is None else server.unregister_grace_s,
-                    unpacking=self.unpacking,
                     model_api=server.model_api,
                     registered_workers=server.registered_workers,
                     defaults=self.settings.defaults_of,
@@ -197,7 +200,13 @@ class Server:
         names += [name for service in (*services, *further) for name in names_of(service)]
 
     async def _release(self, spec: ModelSpec) -> None:
-        await self.unpacking.release(spec.model_dir)
+        """A model is gone. One that goes with the server comes back with the next: its file stays."""
+        if self._stop.is_set():
+            await self.unpacking.release(spec.model_dir)
+            return
+        tree = self.observe()
+        used = [model.spec.url for model in (*tree.models, *tree.leaving)]
+        await self.sources.give_back(spec.url, spec.model_dir, used)
 
     def _changed(self) -> None:
         self.health.refresh()
@@ -226,6 +235,7 @@ class Server:
             self.unpacking.close()
             for keys in self.keys.values():
                 keys.remove()
+            self.fetching.close()
             for bound in self.bound:
                 for address in bound.addresses:
                     remove_file(address)
@@ -274,6 +284,7 @@ class Server:
             found = await self.registrar.begin(entries)
         except StateFailed as error:
             raise StartFailed(f"server.state_dir: {error}") from None
+        await self.sources.tidy([spec.url for spec in found], [spec.url for spec in self.registrar.dropped])
         self.specs = tuple([await self._unpacked(spec) for spec in found])
         self.health.expect([spec.key for spec in self.specs if spec.workers_min])
 
@@ -281,9 +292,8 @@ class Server:
         """A model of the API with its archive unpacked anew. One that is gone or broken is FAILED when it starts."""
         if spec.loaded_at_startup or not is_packed(spec.url):
             return spec
-        store = self.settings.folder / self.settings.server.model_store
         try:
-            source = await model_store.open_source(model_store.locate(store, spec.url), self.unpacking)
+            source = await self.sources.reopen(spec)
         except ActorserveError as error:
             log.warning("the archive of a registered model cannot be used", model=spec.key, why=str(error))
             return spec
@@ -368,6 +378,18 @@ def unpacking_of(settings: config.Config, ledger: Ledger) -> Unpacking:
         installs_requirements=server.install_archive_requirements,
         devices=ledger.known,
     )
+
+
+def fetching_of(settings: config.Config) -> fetching.Fetching:
+    """What fetches files from URLs, by the configuration."""
+    server = settings.server
+    limits = fetching.Limits(
+        bytes_=server.max_archive_bytes,
+        timeout_s=server.download_timeout_s,
+        stall_s=server.download_stall_timeout_s,
+        at_once=server.max_downloads,
+    )
+    return fetching.Fetching(settings.folder / server.model_store, AllowList(server.allowed_urls), limits)
 
 
 def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:

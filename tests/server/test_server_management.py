@@ -260,7 +260,11 @@ REFUSALS = [
     ({"url": "x" * 5000}, Status.INVALID_ARGUMENT, "is no name of a folder"),
     ({"url": "nowhere"}, Status.NOT_FOUND, "nowhere (no such folder or archive in the model store)"),
     ({"url": "file.txt"}, Status.INVALID_ARGUMENT, "'file.txt' cannot be used: it is neither a folder nor an archive"),
-    ({"url": "https://example.com/m.mar"}, Status.UNIMPLEMENTED, "models are not fetched yet"),
+    (
+        {"url": "https://example.com/m.mar"},
+        Status.NOT_FOUND,
+        "Given URL https://example.com/m.mar does not match any allowed URL(s)",
+    ),
     ({"url": "m.mar"}, Status.NOT_FOUND, "m.mar (no such folder or archive in the model store)"),
     ({"url": "bare"}, Status.INVALID_ARGUMENT, 'handler: is missing: give "module:Class"'),
     ({"url": "broken"}, Status.INVALID_ARGUMENT, "url: 'broken' cannot be used"),
