@@ -285,7 +285,7 @@ async def test_a_redirect_to_a_private_address(store):
 async def test_loopback_is_not_asked(store, host):
     """Whatever its name or spelling, loopback is asked by no pattern that leaves the host open."""
     trio.socket.set_custom_hostname_resolver(
-        Names(**dict.fromkeys(("inner_example", "localhost", "2130706433", "0x7f_1"), [["127.0.0.1"]]))
+        Names(**{name: [["127.0.0.1"]] for name in ("inner_example", "localhost", "2130706433", "0x7f_1")})
     )  # fmt: skip
     async with web() as site:
         with refused(store, UrlNotAllowed, "is not public, and no pattern says"):
