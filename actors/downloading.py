@@ -53,7 +53,7 @@ async def opened(url: Url, allow: AllowList, stall_s: float) -> AsyncIterator[Bo
     first = shown(url.text)
     context = ssl.create_default_context()
     for _ in range(MOST_REDIRECTS + 1):
-        addresses = await resolve(url, allow, first)
+        addresses = await resolve(url, allow, first, stall_s)
         with _told(shown(url.text), stall_s):
             async with _answer(url, addresses, context, stall_s) as response:
                 if response.status_code in REDIRECTS and "location" in response.headers:
@@ -71,7 +71,7 @@ async def opened(url: Url, allow: AllowList, stall_s: float) -> AsyncIterator[Bo
     raise DownloadFailed(first, f"more than {MOST_REDIRECTS} redirects")
 
 
-async def resolve(url: Url, allow: AllowList, first: str) -> list[str]:
+async def resolve(url: Url, allow: AllowList, first: str, stall_s: float) -> list[str]:
     """The addresses of a URL's host, once each is found to be allowed. UrlNotAllowed, DownloadFailed.
 
     `first`: the URL that was asked for, where this is one that it leads to.
@@ -82,8 +82,9 @@ async def resolve(url: Url, allow: AllowList, first: str) -> list[str]:
     except UrlNotAllowed:
         raise UrlNotAllowed(text, f"{first} leads there" if text != first else "") from None
     try:
-        found = await trio.socket.getaddrinfo(url.host, url.port, type=trio.socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+        with trio.fail_after(stall_s):
+            found = await trio.socket.getaddrinfo(url.host, url.port, type=trio.socket.SOCK_STREAM)
+    except (OSError, UnicodeError, trio.TooSlowError):
         raise DownloadFailed(text, "its host's name cannot be resolved") from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:

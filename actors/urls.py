@@ -68,10 +68,7 @@ def shown(text: str) -> str:
 
 def parse(text: str) -> Url:
     """A URL in its parts. BadInput of `url` says what is wrong with it; Unsupported: its scheme is not fetched."""
-    if len(text) > MOST_URL:
-        raise BadInput("url", f"has {len(text)} characters; a URL may have {MOST_URL}")
-    if ".." in text or ".." in unquote(text):
-        raise BadInput("url", f"Relative path is not allowed in url: {shown(text)}")
+    _check_first(text)
     if "@" in re.split(r"[/?#\\]", text.partition("://")[2], maxsplit=1)[0]:
         raise BadInput("url", f"{shown(text)!r} had credentials before its host, and these are never sent")
     if not _CHARACTERS.fullmatch(text) or not unquote(text, errors="ignore").isprintable():
@@ -85,6 +82,13 @@ def parse(text: str) -> Url:
     path, host, port = parts["path"] or "/", parts["host"].lower().strip("[]"), int(parts["port"] or FETCHED[scheme])
     _check_authority(text, scheme, host, port)
     return Url(text, scheme, host, port, path, path + (parts["query"] or ""))
+
+
+def _check_first(text: str) -> None:
+    if len(text) > MOST_URL:
+        raise BadInput("url", f"has {len(text)} characters; a URL may have {MOST_URL}")
+    if ".." in text or ".." in unquote(text):
+        raise BadInput("url", f"Relative path is not allowed in url: {shown(text)}")
 
 
 def _check_authority(text: str, scheme: str, host: str, port: int) -> None:
@@ -137,15 +141,14 @@ class AllowList:
         return any(_canonical(url.host) in named for named in matching)
 
     def check(self, text: str) -> Url:
-        """A caller's URL in its parts. BadInput: it is none; UrlNotAllowed: no pattern matches it; Unsupported."""
-        try:
-            url = parse(text)
-        except Unsupported:
-            if any(pattern.fullmatch(text) for pattern, _ in self._rules):
-                raise
-            raise UrlNotAllowed(shown(text)) from None
-        self.names(url)
-        return url
+        """A caller's URL in its parts. UrlNotAllowed: no pattern matches it; BadInput, Unsupported: as `parse`.
+
+        What is too long or holds `..` is told first; what matches nothing, whatever else is wrong with it, next.
+        """
+        _check_first(text)
+        if not any(pattern.fullmatch(text) for pattern, _ in self._rules):
+            raise UrlNotAllowed(shown(text))
+        return parse(text)
 
 
 def redirected(url: Url, location: str) -> Url:

@@ -174,6 +174,20 @@ async def test_nobody_listens(store):
         await fetch(fetcher(store, ".*"), "http://nowhere.example/m.mar")
 
 
+class Silent(Names):
+    """A name service that never answers."""
+
+    async def getaddrinfo(self, host, port, *_):
+        await trio.sleep_forever()
+
+
+async def test_a_silent_name_service(store, autojump_clock):
+    """A name that is not answered for is given up after `download_stall_timeout_s`."""
+    trio.socket.set_custom_hostname_resolver(Silent())
+    with refused(store, DownloadFailed, "name cannot be resolved"):
+        await fetch(fetcher(store, "https://a.example/.*", stall_s=30), "https://a.example/m.mar")
+
+
 async def never(stream):
     """A page that never comes."""
     await trio.sleep_forever()

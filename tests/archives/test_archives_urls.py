@@ -76,7 +76,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_refused_whatever_is_allowed(text):
-    """What could be read in two ways is refused before any pattern is asked; secrets are not repeated."""
+    """What could be read in two ways is refused even where everything is allowed; secrets are not repeated."""
     with pytest.raises(BadInput, match=re.escape(REFUSED[text])) as caught:
         AllowList([".*"]).check(text)
     assert caught.value.field == "url"

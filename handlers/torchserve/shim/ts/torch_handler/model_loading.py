@@ -9,7 +9,8 @@ import importlib.util
 import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,22 @@ def _exported(path: str, device: torch.device, config: dict[str, Any]) -> Any:
         from torch._inductor import aoti_load_package  # noqa: PLC0415  # slow to import
 
         return aoti_load_package(path)
-    return torch.export.load(path).module().to(device)
+    with _weights_only():
+        return torch.export.load(path).module().to(device)
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Without this torch.export.load reads pickles that run code: it asks for `weights_only=False` where True fails."""
+    key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(key)
+    os.environ[key] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[key]
+        if before is not None:
+            os.environ[key] = before
 
 
 def _onnx(path: str, device: torch.device) -> Any:
