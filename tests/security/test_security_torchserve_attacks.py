@@ -16,11 +16,11 @@ import sys
 import tarfile
 import zipfile
 
-import grpc
 import pytest
 import torch
 import trio
 import yaml
+from grpclib.client import UnaryUnaryMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from web import Names, answer, redirect, web
@@ -368,6 +368,13 @@ def test_management_for_everybody(tmp_path, address, given):
     assert caught.value.key == "listeners.management"
 
 
+class NoMessage:
+    """Octets that are no message."""
+
+    def SerializeToString(self):  # noqa: N802  # protobuf's name
+        return b"\xff\xff"
+
+
 @pytest.mark.parametrize("authorization", ["", "Bearer wrong", "Bearer", "Basic dG9rZW4=", "token"])
 async def test_management_without_a_token(target, authorization):
     """A call without a known token is refused before its message is read: one that is no message at all is
@@ -380,18 +387,17 @@ async def test_management_without_a_token(target, authorization):
     services = ["management"]
     content = target.content()
     content["listeners"] = {"management": {"address": "127.0.0.1:0", "services": services, "tokens_file": tokens}}
-    async with testing.serve(content) as app:
-        with grpc.insecure_channel(app.address("management")) as channel:
+    async with testing.serve(content, workers="scripted") as app, app.channel("management") as channel:
 
-            async def code(rpc, given):
-                metadata = [("authorization", given)] if given else []
-                call = channel.unary_unary(f"{MANAGEMENT}/{rpc}").future(b"\xff\xff", metadata=metadata, timeout=20)
-                await trio.to_thread.run_sync(call.exception)
-                return call.code()
+        async def status(rpc, given):
+            call = UnaryUnaryMethod(channel, f"{MANAGEMENT}/{rpc}", NoMessage, management_pb2.ManagementResponse)
+            with pytest.raises(GRPCError) as caught:
+                await call(NoMessage(), metadata={"authorization": given} if given else {})
+            return caught.value.status
 
-            for rpc in ("RegisterModel", "UnregisterModel", "ScaleWorker", "SetDefault", "ListModels", "DescribeModel"):
-                assert await code(rpc, authorization) is grpc.StatusCode.UNAUTHENTICATED
-                assert await code(rpc, "Bearer token") is grpc.StatusCode.INVALID_ARGUMENT
+        for rpc in ("RegisterModel", "UnregisterModel", "ScaleWorker", "SetDefault", "ListModels", "DescribeModel"):
+            assert await status(rpc, authorization) is Status.UNAUTHENTICATED
+            assert await status(rpc, "Bearer token") is Status.INVALID_ARGUMENT
         assert app.tree().models == ()
 
 
