@@ -35,6 +35,7 @@ NO_MODEL = "org.pytorch.serve.archive.model.ModelNotFoundException"
 NO_VERSION = "org.pytorch.serve.archive.model.ModelVersionNotFoundException"
 INVALID_MODEL = "org.pytorch.serve.archive.model.InvalidModelException"
 MODEL = "org.pytorch.serve.archive.model.ModelException"
+DOWNLOAD = "org.pytorch.serve.archive.DownloadArchiveException"
 
 TOKEN = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"  # noqa: S105  # a text
 URL_MISSING = "Parameter url is required."
@@ -229,6 +230,15 @@ def _of_scheme(_error: Any, about: About) -> Said | None:
     return UNCAUGHT if mark and scheme.lower() not in FETCHED else None
 
 
+def _of_list(error: Any, about: About) -> Said:
+    """A URL that is not allowed. Ours also says why, where that is not its text."""
+    return _of_scheme(error, about) or Said(Status.NOT_FOUND, str(errors.UrlNotAllowed(error.url)), NO_MODEL)
+
+
+def _of_download(_error: Any, about: About) -> Said:
+    return Said(Status.INVALID_ARGUMENT, f"Failed to download archive from: {about.url}", DOWNLOAD)
+
+
 def _of_choice(error: Any, about: About) -> Said | None:
     if not error.version:
         return None
@@ -289,6 +299,9 @@ ROWS: tuple[tuple[Sequence[str], type[Exception] | tuple[type[Exception], ...], 
     (_OTHERS, errors.NoSuchModel, lambda error, _: _not_found(error, Status.NOT_FOUND)),
     (("RegisterModel",), errors.AlreadyRegistered, _uncaught),
     (("RegisterModel",), errors.Unsupported, _of_scheme),
+    (("RegisterModel",), errors.UrlNotAllowed, _of_list),
+    (("RegisterModel",), errors.DownloadFailed, _of_download),
+    (("RegisterModel",), errors.ModelFileExists, lambda error, _: Said(Status.INTERNAL, str(error), INTERNAL_SERVER)),
     (("UnregisterModel",), errors.WrongState, _uncaught),
     (_STARTS, (errors.LoadFailed, errors.StartupTimeout), _of_start),
 )

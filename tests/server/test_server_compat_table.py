@@ -66,6 +66,7 @@ PREDICTIONS = [
 
 NOT_STARTED = f"Failed to start workers for model m version: 2\n{HTTP}InternalServerException"
 MAR = About(url="m.mar")
+HTTPS = "https://a/m.mar"
 
 ROWS = [
     *((f"{INFERENCE}{rpc}", *row) for rpc in ("Predictions", "StreamPredictions", "StreamPredictions2")
@@ -121,6 +122,13 @@ ROWS = [
          Status.INVALID_ARGUMENT, f"Failed to parse signature.json.\n{MODEL}InvalidModelException"),
         (errors.AlreadyRegistered("there"), MV, Status.UNKNOWN, ""),
         (errors.Unsupported("not fetched"), About(url="s3://bucket/m.mar"), Status.UNKNOWN, ""),
+        (errors.UrlNotAllowed("s3://bucket/m.mar"), About(url="s3://bucket/m.mar"), Status.UNKNOWN, ""),
+        (errors.UrlNotAllowed(HTTPS, "its host is not public"), About(url=HTTPS), Status.NOT_FOUND,
+         f"Given URL {HTTPS} does not match any allowed URL(s)\n{MODEL}ModelNotFoundException"),
+        (errors.DownloadFailed("elsewhere", "the answer was 404"), About(url=HTTPS), Status.INVALID_ARGUMENT,
+         f"Failed to download archive from: {HTTPS}\norg.pytorch.serve.archive.DownloadArchiveException"),
+        (errors.ModelFileExists("m.mar"), About(url=HTTPS), Status.INTERNAL,
+         f"Model file already exists m.mar\n{HTTP}InternalServerException"),
         (errors.BadInput("url", "'m.txt' cannot be used: it is neither a folder nor an archive"),
          About(url="m.txt"), Status.INTERNAL, f"Failed to save model: m.txt\n{HTTP}InternalServerException"),
         (errors.BadInput("url", "'m.mar' cannot be used: MAR-INF/MANIFEST.json: Invalid RuntimeType value: 'lua'"),
