@@ -248,6 +248,13 @@ class Spawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Replace:
+    """Roll a model version out anew. The reply is given when its new workers have taken over; failed, the old stay."""
+
+    model: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
     """Set how many workers a model version has. The reply is given when they are READY.
 
@@ -310,7 +317,10 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """One model version as it is now. `stateful`: its handler has sequences, as far as a READY replica has told."""
+    """One model version as it is now. `stateful`: its handler has sequences, as far as a READY replica has told.
+
+    `rollout`: how its rollout fares: under way, or why the last one failed.
+    """
 
     spec: ModelSpec
     is_default: bool
@@ -318,6 +328,7 @@ class ModelView:
     waiting: int
     replicas: tuple[ReplicaView, ...]
     stateful: bool = False
+    rollout: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
 import trio
 
 from actorserve.actors import registry as jobs
-from actorserve.actors.messages import ModelSpec, Scale, SetDefault, Spawn, Stop
+from actorserve.actors.messages import ModelSpec, Replace, Scale, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, Row, RowState, read_spec, to_spawn, write_spec
 from actorserve.actors.reply import Reply, fail_quietly
@@ -35,6 +35,13 @@ class Answer:
     def __init__(self) -> None:
         self.accepted: Reply[None] = Reply()
         self.done: Reply[None] = Reply()
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A change that config.toml asks for. `text`: that of its entry; None where it has no entry any more."""
+
+    text: str | None
 
 
 class Turn:
@@ -88,20 +95,20 @@ class Registrar:
             task_status.started()
             await trio.sleep_forever()
 
-    def ask(self, message: Change) -> Answer:
-        """Ask for a change. Overloaded when 1,000 are under way."""
+    def ask(self, message: Change, said: Said | None = None) -> Answer:
+        """Ask for a change. Overloaded when 1,000 are under way. `said`: by config.toml; None: by the API."""
         if self._open >= AT_ONCE:
             raise Overloaded("registrar", AT_ONCE, 1.0)
         answer = Answer()
         self._open += 1
         assert self._nursery is not None  # noqa: S101  # narrows the type: run() has set it
-        name = message.model.name if isinstance(message, Spawn) else message.name
-        self._nursery.start_soon(self._carry_out, message, name, self._queue(name), answer)
+        asked = Asked(message, said, self._queue(_name(message)))
+        self._nursery.start_soon(self._carry_out, asked, answer)
         return answer
 
-    async def _carry_out(self, message: Change, name: str, turn: Turn, answer: Answer) -> None:
+    async def _carry_out(self, asked: Asked, answer: Answer) -> None:
         try:
-            await self._change(message, name, turn, answer)
+            await self._change(asked, answer)
             answer.done.set(None)
         except ActorserveError as error:
             fail_quietly(answer.accepted, error)
@@ -109,13 +116,14 @@ class Registrar:
         finally:
             self._open -= 1
 
-    async def _change(self, message: Change, name: str, turn: Turn, answer: Answer) -> None:
+    async def _change(self, asked: Asked, answer: Answer) -> None:
+        message, name = asked.message, asked.name
         try:
-            async with self._turn(name, turn):
+            async with self._turn(name, asked.turn):
                 version = self._supervisor.check(message)
-                number, reply = await self._begin(message, name, version)
+                intent, reply = await self._begin(asked, version)
         except ActorserveError:
-            if isinstance(message, Spawn):
+            if isinstance(message, Spawn | Replace):
                 await self._on_refused(message.model)
             raise
         if isinstance(message, Spawn):
@@ -124,13 +132,15 @@ class Registrar:
         try:
             await reply.wait()
         except ActorserveError:
-            if isinstance(message, Spawn) and message.unregister_on_failure:
-                await self._settle(name, number, RowState.REMOVED)
+            if isinstance(message, Replace) or (asked.is_undone_on_failure and asked.said):
+                await self._take_back(name, version, intent)
+            elif asked.is_undone_on_failure:
+                await self._settle(name, intent.number, RowState.REMOVED)
             raise
-        if isinstance(message, Spawn) and message.unregister_on_failure:
-            await self._finish(message, number)
+        if isinstance(message, Spawn) and asked.is_undone_on_failure:
+            await self._finish(message, intent.number)
         elif isinstance(message, Stop):
-            await self._settle(name, number, RowState.REMOVED)
+            await self._settle(name, intent.number, RowState.REMOVED)
 
     def _queue(self, name: str) -> Turn:
         """Join the queue of a model's changes, at its end."""
@@ -150,20 +160,21 @@ class Registrar:
             if self._last.get(name) is turn:
                 del self._last[name]
 
-    async def _begin(self, message: Change, name: str, version: str) -> tuple[int, Reply[None]]:
-        """Commit the intent and have the supervisor begin; the row's id. Refused after all: it is taken back."""
+    async def _begin(self, asked: Asked, version: str) -> tuple[jobs.Intent, Reply[None]]:
+        """Commit the intent and have the supervisor begin. Refused after all: it is taken back."""
+        message, name = asked.message, asked.name
         job = partial(
             jobs.intend,
             name=name,
             version=version,
-            become=partial(_intended, message),
+            become=partial(_intended, message, asked.said),
             choose=isinstance(message, SetDefault),
         )
         intent = await self._registry.run(job)
-        if not isinstance(message, Spawn):
+        if not isinstance(message, Spawn | Replace):
             message = replace(message, version=version)
         try:
-            return intent.number, await self._supervisor.carry_out(message)
+            return intent, await self._supervisor.carry_out(message)
         except ActorserveError:
             await self._registry.run(partial(jobs.restore, name=name, rows=intent.before, default=intent.chosen))
             raise
@@ -177,24 +188,60 @@ class Registrar:
             await (await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))).wait()
             raise
 
+    async def _take_back(self, name: str, version: str, intent: jobs.Intent) -> None:
+        """Commit that a model is what it was, or is not, as the change that was begun has failed."""
+        before = next((row for row in intent.before if row.version == version), None)
+        async with self._turn(name, self._queue(name)):
+            await self._registry.run(partial(jobs.take_back, number=intent.number, before=before))
+
     async def _settle(self, name: str, number: int, state: RowState) -> None:
         async with self._turn(name, self._queue(name)):
             await self._registry.run(partial(jobs.settle, number=number, state=state))
 
 
-def _intended(message: Change, row: Row | None) -> Row:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A change in its turn."""
+
+    message: Change
+    said: Said | None
+    turn: Turn
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return _name(self.message)
+
+    @property
+    def is_undone_on_failure(self) -> bool:
+        """Whether a model that cannot be loaded is not registered."""
+        return isinstance(self.message, Spawn) and self.message.unregister_on_failure
+
+
+def _name(message: Change) -> str:
+    return message.model.name if isinstance(message, Spawn | Replace) else message.name
+
+
+def _intended(message: Change, said: Said | None, row: Row | None) -> Row:
     """The row that says what is to be."""
+    if isinstance(message, Spawn | Replace) and said is not None:
+        lives = row is not None and row.state is RowState.REGISTERED
+        return Row(row.id if row and lives else 0, message.model.name, message.model.version, text=said.text)
     if isinstance(message, Spawn):
         spec = message.model
         # nobody is told of one that is waited for until it is READY; of the others they are now
         state = RowState.PENDING if message.unregister_on_failure else RowState.REGISTERED
         return Row(0, spec.name, spec.version, state, write_spec(spec), row.text if row else None)
+    if isinstance(message, Replace):
+        if row is None:
+            raise NoSuchModel(message.model.name, message.model.version)
+        return replace(row, spec=write_spec(message.model), workers=None)
     if row is None:
         raise NoSuchModel(message.name, message.version)
     match message:
         case Scale(workers_min=least, workers_max=most):
             return replace(row, workers=(least, most))
         case Stop():
-            return replace(row, state=RowState.LEAVING)
+            return replace(row, state=RowState.LEAVING, text=row.text if said is None else said.text)
         case SetDefault():
             return row

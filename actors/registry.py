@@ -15,7 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -259,6 +259,20 @@ def intend(
         set_default(connection, name, version)
     delete(connection, ())
     return Intent(number, before, chosen)
+
+
+def take_back(connection: sqlite3.Connection, number: int, before: Row | None) -> None:
+    """Put the row of a change that has failed back as it was, but for workers that were set meanwhile.
+
+    Without effect where another registration has taken its place, or where its unregistration has begun.
+    """
+    row = next((row for row in rows_of(connection) if row.id == number), None)
+    if row is None or row.state is not RowState.REGISTERED:
+        return
+    if before is None:
+        delete(connection, [number])
+    else:
+        write(connection, replace(before, workers=row.workers or before.workers))
 
 
 def settle(connection: sqlite3.Connection, number: int, state: RowState) -> None:

@@ -80,6 +80,7 @@ FLOORS = {
     "actorserve.actors.autoscaler": 4,
     "actorserve.actors.taking": 4,
     "actorserve.actors.child": 5,
+    "actorserve.actors.rollout": 5,
     "actorserve.actors.model": 5,
     "actorserve.actors.model_store": 5,
     "actorserve.actors.sources": 5,
