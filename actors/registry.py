@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import trio
 
-from actorserve.actors.registry_rules import Entry, Plan, Row, RowState, plan
+from actorserve.actors.registry_rules import Entry, Plan, Row, RowState, moved_defaults, plan
 from actorserve.errors import StartFailed, StateFailed
 
 T = TypeVar("T")
@@ -222,9 +222,12 @@ def set_default(connection: sqlite3.Connection, name: str, version: str) -> None
 
 def start(connection: sqlite3.Connection, entries: Mapping[str, Entry]) -> tuple[Plan, list[Row], dict[str, str]]:
     """Decide and write what a start makes of the rows; then the rows as they are, and the chosen versions."""
-    planned = plan(rows_of(connection), entries)
+    rows = rows_of(connection)
+    planned = plan(rows, entries)
     for row in planned.write:
         write(connection, row)
+    for name, version in moved_defaults(rows, planned, defaults_of(connection)).items():
+        set_default(connection, name, version)
     delete(connection, planned.delete)
     return planned, rows_of(connection), defaults_of(connection)
 
@@ -259,6 +262,12 @@ def intend(
         set_default(connection, name, version)
     delete(connection, ())
     return Intent(number, before, chosen)
+
+
+def forget(connection: sqlite3.Connection, name: str, version: str) -> None:
+    """Write that a version has no entry in config.toml any more; one that was away because of the API goes."""
+    connection.execute("UPDATE models SET text = NULL WHERE name = ? AND version = ?", (name, version))
+    connection.execute("DELETE FROM models WHERE name = ? AND version = ? AND state = 'removed'", (name, version))
 
 
 def take_back(connection: sqlite3.Connection, number: int, before: Row | None) -> None:

@@ -134,6 +134,13 @@ class Supervisor:
             case Scale() | SetDefault():
                 return self._find(message.name, message.version).spec.version
 
+    def note_failed_rollout(self, name: str, version: str, why: str) -> None:
+        """Have the tree say of a version why what was to take its place could not."""
+        model = self._models.get((name, version))
+        if model is not None:
+            model.rollout_failure = why
+            self._on_change()
+
     def observe(self) -> Tree:
         """The tree now, for those in the same task tree; others ask with Observe."""
         default = self._directory.default

@@ -20,6 +20,7 @@ import trio
 
 from actorserve import config
 from actorserve.actors import archives, fetching, model_store
+from actorserve.actors.applying import Applying
 from actorserve.actors.device import Ledger, find_gpus, free_memory
 from actorserve.actors.directory import Directory
 from actorserve.actors.environment import shown
@@ -41,6 +42,8 @@ from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
+from actorserve.reloader import Reloader
+from actorserve.reloading import text_of
 from actorserve.services import compat, status
 from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard, HealthService
@@ -117,6 +120,9 @@ class Server:
         self.sources = Sources(store, folder, self.fetching, self.unpacking)
         self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release, on_kept=self.sources.keep)
         self._begun = False
+        self._spawned = trio.Event()
+        self._ledger = ledger
+        self._reloader: Reloader | None = None
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
@@ -254,6 +260,7 @@ class Server:
                 for spec in self.specs:  # before a call can ask for one
                     key = spec.key if spec.name in self.loading else spec.name
                     self.loading[key] = await self._spawn(spec)
+                self._spawned.set()
                 for name, opened in self._listeners.items():
                     await front.start(self.grpc[name].serve, opened)
                 task_status.started()
@@ -261,6 +268,14 @@ class Server:
                 await self._drain()
                 front.cancel_scope.cancel()
             back.cancel_scope.cancel()
+
+    async def reload(self, new: config.Config) -> None:
+        """Take up another configuration; returns when it is done. ConfigError, StateFailed: nothing was changed."""
+        await self._spawned.wait()
+        if self._stop.is_set():
+            return
+        assert self._reloader is not None  # noqa: S101  # narrows the type: _begin has set it
+        await self._reloader.reload(new)
 
     async def _spawn(self, spec: ModelSpec) -> Reply[None]:
         """Have a model start. What is refused is seen where its loading is waited for; there may be many models."""
@@ -278,8 +293,17 @@ class Server:
             return
         self._begun = True
         await self.registry.open()
-        models = self.settings.models
-        entries = {spec.name: Entry(spec, models[spec.name].model_dump_json(exclude_unset=True)) for spec in self.specs}
+        entries = {spec.name: Entry(spec, text_of(self.settings.models[spec.name])) for spec in self.specs}
+        self._reloader = Reloader(
+            self.settings,
+            entries,
+            make_spec=lambda name, settings: model_spec(name, settings, self._ledger, self.unpacking),
+            registry=self.registry,
+            applying=Applying(self.registry, self.registrar, self.supervisor, grace_s=self.settings.server.grace_s),
+            unpacking=self.unpacking,
+            servers=self.grpc,
+            health=self.health,
+        )
         try:
             found = await self.registrar.begin(entries)
         except StateFailed as error:
@@ -392,20 +416,26 @@ def fetching_of(settings: config.Config) -> fetching.Fetching:
     return fetching.Fetching(settings.folder / server.model_store, AllowList(server.allowed_urls), limits)
 
 
+def model_spec(name: str, settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> ModelSpec:
+    """What a model's entry comes to; ConfigError names its key. Threads are not settled. Blocks, as `model_specs`."""
+    try:
+        spec = model_store.of_config(
+            name, settings.models[name], folder=settings.folder, unpacking=unpacking, defaults=settings.defaults_of
+        )
+    except ConfigError as error:
+        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    try:
+        ledger.resolve(spec.devices)
+    except ConfigError as error:
+        unpacking.remove(spec.model_dir)
+        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    return spec
+
+
 def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:
     """What to run, from the file; ConfigError names the model whose source, device or key is wrong.
 
     Archives are unpacked: this may block for long, before anything is served.
     """
-    specs: list[ModelSpec] = []
-    for name, model in settings.models.items():
-        try:
-            specs.append(
-                model_store.of_config(
-                    name, model, folder=settings.folder, unpacking=unpacking, defaults=settings.defaults_of
-                )
-            )
-            ledger.resolve(specs[-1].devices)
-        except ConfigError as error:
-            raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    specs = [model_spec(name, settings, ledger, unpacking) for name in settings.models]
     return tuple(ledger.settle_threads(spec, (other for other in specs if other is not spec)) for spec in specs)
