@@ -6,7 +6,8 @@
     removed entry   drained
 
 Models go side by side. A change that fails is logged and taken back: what served goes on, and the next reload tries
-again. A new entry that fails is FAILED, as at a start. What must not live here: which steps (reload_rules.py), reading the file (reloader.py).
+again. A new entry that fails is FAILED, as at a start.
+What must not live here: which steps (reload_rules.py), reading the file (reloader.py).
 """
 
 from __future__ import annotations
