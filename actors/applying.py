@@ -38,14 +38,14 @@ class Applying:
         self._supervisor = supervisor
         self._grace_s = grace_s
 
-    async def carry_out(self, step: Step, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Do one step; started when it is durable and has begun, or has failed. Cancelled, what has begun goes on."""
+    async def carry_out(self, step: Step, begun: trio.Event) -> None:
+        """Do one step; `begun` is set when it is durable and under way, or over. Cancelled, what has begun goes on."""
         try:
             match step:
                 case Apply():
-                    await self._apply(step, task_status)
+                    await self._apply(step, begun)
                 case Remove(name=name, version=version):
-                    await self._remove(name, version, task_status)
+                    await self._remove(name, version, begun)
                 case Forget(name=name, version=version):
                     await self._registry.run(partial(jobs.forget, name=name, version=version))
         except ActorserveError as error:
@@ -53,15 +53,17 @@ class Applying:
         else:
             log.info("configuration applied", model=step.model, change=_name(step))
         finally:
-            task_status.started()
+            begun.set()
 
-    async def _apply(self, step: Apply, task_status: trio.TaskStatus[None]) -> None:
+    async def _apply(self, step: Apply, begun: trio.Event) -> None:
         spec, said = step.entry.spec, Said(step.entry.text)
-        if not step.is_new:
+        await self._registrar.wait_settled(spec.name, spec.version)
+        if any(model.spec.key == spec.key for model in self._supervisor.observe().models):
             answer = self._registrar.ask(Replace(spec), said)
         else:
             answer = self._registrar.ask(Spawn(spec, unregister_on_failure=step.replaces is not None), said)
-        await self._begun(answer, task_status)
+        await answer.accepted.wait()
+        begun.set()
         try:
             await answer.done.wait()
         except ActorserveError as error:
@@ -71,14 +73,10 @@ class Applying:
         if step.replaces is not None:
             await self._unregister(spec.name, step.replaces, heir=spec.version)
 
-    @staticmethod
-    async def _begun(answer: Answer, task_status: trio.TaskStatus[None]) -> None:
-        await answer.accepted.wait()
-        task_status.started()
-
-    async def _remove(self, name: str, version: str, task_status: trio.TaskStatus[None]) -> None:
+    async def _remove(self, name: str, version: str, begun: trio.Event) -> None:
         answer = await self._begin_unregister(name, version, None)
-        await self._begun(answer, task_status)
+        await answer.accepted.wait()
+        begun.set()
         await answer.done.wait()
 
     async def _unregister(self, name: str, version: str, heir: str) -> None:

@@ -10,7 +10,7 @@ start (`begin`), by registry_rules.py. What must not live here: SQL (registry.py
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -73,6 +73,8 @@ class Registrar:
         self._on_kept = on_kept
         self.dropped: list[ModelSpec] = []
         self._last: dict[str, Turn] = {}
+        self._rollouts: dict[int, Unsettled] = {}  # by the row's id
+        self._waited_for: dict[tuple[str, str], Reply[None]] = {}  # registrations that are undone if they fail
         self._open = 0
         self._nursery: trio.Nursery | None = None
 
@@ -106,15 +108,26 @@ class Registrar:
         self._nursery.start_soon(self._carry_out, asked, answer)
         return answer
 
+    async def wait_settled(self, name: str, version: str) -> None:
+        """Wait until a registration of this version that is under way is kept, or undone."""
+        while (done := self._waited_for.get((name, version))) is not None:
+            with suppress(ActorserveError):
+                await done.wait()
+
     async def _carry_out(self, asked: Asked, answer: Answer) -> None:
         try:
             await self._change(asked, answer)
-            answer.done.set(None)
-        except ActorserveError as error:
-            fail_quietly(answer.accepted, error)
-            answer.done.fail(error)
+            error = None
+        except ActorserveError as wrong:
+            error = wrong
         finally:
             self._open -= 1
+            self._waited_for = {key: done for key, done in self._waited_for.items() if done is not answer.done}
+        if error is None:
+            answer.done.set(None)
+        else:
+            fail_quietly(answer.accepted, error)
+            answer.done.fail(error)
 
     async def _change(self, asked: Asked, answer: Answer) -> None:
         message, name = asked.message, asked.name
@@ -122,6 +135,8 @@ class Registrar:
             async with self._turn(name, asked.turn):
                 version = self._supervisor.check(message)
                 intent, reply = await self._begin(asked, version)
+                if asked.is_undone_on_failure:
+                    self._waited_for[name, version] = answer.done
         except ActorserveError:
             if isinstance(message, Spawn | Replace):
                 await self._on_refused(message.model)
@@ -129,18 +144,32 @@ class Registrar:
         if isinstance(message, Spawn):
             self._on_kept(message.model)
         answer.accepted.set(None)
+        error: ActorserveError | None = None
         try:
             await reply.wait()
-        except ActorserveError:
-            if isinstance(message, Replace) or (asked.is_undone_on_failure and asked.said):
-                await self._take_back(name, version, intent)
-            elif asked.is_undone_on_failure:
+        except ActorserveError as wrong:
+            error = wrong
+        await self._over(asked, intent, failed=error is not None)
+        if error is not None:
+            raise error
+
+    async def _over(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
+        """Commit what a change has come to, where its intent did not say all."""
+        message, name = asked.message, asked.name
+        match message:
+            case Replace():
+                await self._end_rollout(asked, intent, failed=failed)
+            case Stop() if not failed:
                 await self._settle(name, intent.number, RowState.REMOVED)
-            raise
-        if isinstance(message, Spawn) and asked.is_undone_on_failure:
-            await self._finish(message, intent.number)
-        elif isinstance(message, Stop):
-            await self._settle(name, intent.number, RowState.REMOVED)
+            case Spawn(unregister_on_failure=True) if not failed:
+                await self._finish(message, intent.number)
+            case Spawn(unregister_on_failure=True) if asked.said is not None:
+                async with self._turn(name, self._queue(name)):
+                    await self._registry.run(partial(jobs.take_back, number=intent.number, before=None))
+            case Spawn(unregister_on_failure=True):
+                await self._settle(name, intent.number, RowState.REMOVED)
+            case _:
+                pass
 
     def _queue(self, name: str) -> Turn:
         """Join the queue of a model's changes, at its end."""
@@ -174,10 +203,15 @@ class Registrar:
         if not isinstance(message, Spawn | Replace):
             message = replace(message, version=version)
         try:
-            return intent, await self._supervisor.carry_out(message)
+            reply = await self._supervisor.carry_out(message)
         except ActorserveError:
             await self._registry.run(partial(jobs.restore, name=name, rows=intent.before, default=intent.chosen))
             raise
+        if isinstance(message, Replace):
+            known = self._rollouts.get(intent.number)
+            before = known.before if known else next(row for row in intent.before if row.version == version)
+            self._rollouts[intent.number] = Unsettled(before, asked)
+        return intent, reply
 
     async def _finish(self, message: Spawn, number: int) -> None:
         """Commit that a model whose replicas are READY is registered; where that fails, it is not."""
@@ -188,11 +222,16 @@ class Registrar:
             await (await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))).wait()
             raise
 
-    async def _take_back(self, name: str, version: str, intent: jobs.Intent) -> None:
-        """Commit that a model is what it was, or is not, as the change that was begun has failed."""
-        before = next((row for row in intent.before if row.version == version), None)
-        async with self._turn(name, self._queue(name)):
-            await self._registry.run(partial(jobs.take_back, number=intent.number, before=before))
+    async def _end_rollout(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
+        """Commit how it ended. What a failed one goes back to is what the last that did not fail has left."""
+        async with self._turn(asked.name, self._queue(asked.name)):
+            unsettled = self._rollouts[intent.number]
+            if unsettled.latest is asked:
+                del self._rollouts[intent.number]
+                if failed:
+                    await self._registry.run(partial(jobs.take_back, number=intent.number, before=unsettled.before))
+            elif not failed:
+                unsettled.before = intent.after
 
     async def _settle(self, name: str, number: int, state: RowState) -> None:
         async with self._turn(name, self._queue(name)):
@@ -216,6 +255,14 @@ class Asked:
     def is_undone_on_failure(self) -> bool:
         """Whether a model that cannot be loaded is not registered."""
         return isinstance(self.message, Spawn) and self.message.unregister_on_failure
+
+
+@dataclass(slots=True)
+class Unsettled:
+    """A row whose rollout is under way: what it goes back to if that fails, and the latest change of it."""
+
+    before: Row
+    latest: Asked
 
 
 def _name(message: Change) -> str:

@@ -244,9 +244,10 @@ def restore(connection: sqlite3.Connection, name: str, rows: Iterable[Row], defa
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What was committed: the row's id; and the model's rows and chosen version from before, for `restore`."""
+    """What was committed: the row's id, the row; and the model's rows and chosen version from before, for `restore`."""
 
     number: int
+    after: Row
     before: list[Row]
     chosen: str | None
 
@@ -257,11 +258,12 @@ def intend(
     """Write what a change makes of a row (None: there is none yet); `choose` its version as the default."""
     before = rows_of(connection, name)
     chosen = defaults_of(connection).get(name)
-    number = write(connection, become(next((row for row in before if row.version == version), None)))
+    after = become(next((row for row in before if row.version == version), None))
+    number = write(connection, after)
     if choose:
         set_default(connection, name, version)
     delete(connection, ())
-    return Intent(number, before, chosen)
+    return Intent(number, replace(after, id=number), before, chosen)
 
 
 def forget(connection: sqlite3.Connection, name: str, version: str) -> None:

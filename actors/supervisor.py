@@ -274,7 +274,8 @@ class Supervisor:
                 await child.ready.wait()
         except ActorserveError as error:
             known = self._models.get((model.spec.name, model.spec.version)) is model
-            if unregister_on_failure and known and model.rollouts == before:
+            rolled = model.rollout is not None or model.rollouts != before  # then that decides what becomes of it
+            if unregister_on_failure and known and not rolled:
                 self._forget(model)
                 await self._retire(model, 0.0)
             reply.fail(error)

@@ -72,7 +72,9 @@ class Reloader:
             try:
                 async with self._turn:
                     for step in await self._take_up(new):
-                        await nursery.start(self._applying.carry_out, step)
+                        begun = trio.Event()
+                        nursery.start_soon(self._applying.carry_out, step, begun)
+                        await begun.wait()
             except ActorserveError as error:  # raised below, as it was: in no group of the nursery
                 wrong = error
         if wrong is not None:
