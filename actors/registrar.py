@@ -225,7 +225,9 @@ class Registrar:
     async def _end_rollout(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
         """Commit how it ended. What a failed one goes back to is what the last that did not fail has left."""
         async with self._turn(asked.name, self._queue(asked.name)):
-            unsettled = self._rollouts[intent.number]
+            unsettled = self._rollouts.get(intent.number)
+            if unsettled is None:  # one that followed has ended before
+                return
             if unsettled.latest is asked:
                 del self._rollouts[intent.number]
                 if failed:

@@ -116,6 +116,8 @@ def _model(model: ModelView, *, as_torchserve: bool) -> dict[str, Any]:
     }
     if as_torchserve:
         del body["status"]
+    elif model.rollout:
+        body["rollout"] = model.rollout
     return body
 
 

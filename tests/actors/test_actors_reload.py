@@ -10,7 +10,7 @@ import pytest
 import structlog
 import trio
 from grpclib.exceptions import GRPCError
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from universe import run_virtually, until
 
@@ -435,7 +435,7 @@ def test_a_call_that_is_cancelled_is_done_or_not_done(drawn):
             async with app.channel("management") as channel, trio.open_nursery() as nursery:
                 for one in drawn:
                     nursery.start_soon(call, channel, one)
-            await trio.sleep(1000)
+            await trio.sleep(100)
             await agree(app, parsed({"c": {}}).models)
             done = app.server.registrar.ask(Scale("c", "", 2, 2)).done
             await done.wait()
@@ -465,7 +465,7 @@ def as_config(drawn):
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, phases=[Phase.generate])
 @given(st.lists(changes, max_size=15), models_drawn)
 def test_reloads_and_the_api_at_once(drawn, last):
     """Any changes of the API and any reloads at the same time: once they are over and the file is reloaded once more,
@@ -494,7 +494,7 @@ def test_reloads_and_the_api_at_once(drawn, last):
                     case _:
                         own = ModelSpec(name, version, "api:Own", Path("/"), workers_min=count, workers_max=3)
                         ask_(Spawn(own, unregister_on_failure=what == "wait"))
-            await trio.sleep(1000)
+            await trio.sleep(100)
             await reload(app, as_config(last))
             await trio.sleep(100)
             await agree(app, parsed(as_config(last)).models)
