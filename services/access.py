@@ -47,7 +47,7 @@ class Access:
         self._tokens = tokens
         self._exempt = frozenset(exempt)
 
-    def renew(self, tokens: Tokens, exempt: Collection[str]) -> None:
+    def renew(self, tokens: Finds, exempt: Collection[str]) -> None:
         """Go by other tokens from the next call on."""
         self._tokens = tokens
         self._exempt = frozenset(exempt)

@@ -24,16 +24,17 @@ from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, Row
 from actorserve.actors.reload_rules import Apply, Step, steps
 from actorserve.actors.unpacking import Unpacking
+from actorserve.config_listener import Listener
 from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError
 from actorserve.reloading import LIMITS, as_it_runs, model_changes, needs_restart, takes_up, text_of
-from actorserve.services.access import Access
+from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard
-from actorserve.services.tokens import Tokens, read_tokens
 from actorserve.services.transport.server import GrpcServer
 
 log = structlog.get_logger("actorserve.reload")
 MakeSpec = Callable[[str, config.Config], ModelSpec]
+ReadTokens = Callable[[Listener], Finds]
 
 
 class Reloader:
@@ -45,16 +46,21 @@ class Reloader:
         entries: Mapping[str, Entry],
         *,
         make_spec: MakeSpec,
+        read_tokens: ReadTokens,
         registry: Registry,
         applying: Applying,
         unpacking: Unpacking,
         servers: Mapping[str, GrpcServer],
         health: HealthBoard,
     ) -> None:
-        """`make_spec(name, settings)` gives what a model's entry comes to, or ConfigError; it may block."""
+        """`make_spec(name, settings)` gives what a model's entry comes to, or ConfigError; it may block.
+
+        `read_tokens` gives the tokens of a listener's file, or ConfigError.
+        """
         self.settings = settings
         self._entries = dict(entries)
         self._make_spec = make_spec
+        self._read_tokens = read_tokens
         self._registry = registry
         self._applying = applying
         self._unpacking = unpacking
@@ -96,7 +102,7 @@ class Reloader:
         self._say(new, found)
         self._take_up_listeners(new, tokens)
         self._health.reconfigure(entry.spec.key for entry in entries.values() if entry.spec.workers_min)
-        self.settings = self.settings.model_copy(update={"models": new.models})
+        self.settings = self.settings.model_copy(update={"models": new.models, "model_defaults": new.model_defaults})
         self._entries = entries
         return found
 
@@ -105,8 +111,8 @@ class Reloader:
     async def _entries_of(self, new: config.Config, rows: list[Row], made: list[ModelSpec]) -> dict[str, Entry]:
         """Every entry with its spec; those that are as they were applied last are not looked at again."""
         entries = {}
-        for name, model in new.models.items():
-            text, known = text_of(model), self._entries.get(name)
+        for name in new.models:
+            text, known = text_of(new, name), self._entries.get(name)
             stands = any(row.name == name and row.text == text for row in rows)
             if known is None or known.text != text or not stands:
                 made.append(await self._spec(name, new))
@@ -120,14 +126,14 @@ class Reloader:
             return self._make_spec(name, new)
         return await self._unpacking.in_thread(lambda _check: self._make_spec(name, new))
 
-    def _tokens(self, new: config.Config) -> dict[str, Tokens]:
+    def _tokens(self, new: config.Config) -> dict[str, Finds]:
         """The tokens of every listener that has some and keeps them; ConfigError."""
         found = {}
         for name, listener in new.listeners.items():
             running = self.settings.listeners.get(name)
             if listener.tokens_file is not None and running is not None and running.tokens_file is not None:
                 try:
-                    found[name] = read_tokens(new.folder / listener.tokens_file)
+                    found[name] = self._read_tokens(as_it_runs(running, listener))
                 except ConfigError as error:
                     raise ConfigError(f"listeners.{name}.{error.key}", error.text) from None
         return found
@@ -141,11 +147,11 @@ class Reloader:
     def _say(self, new: config.Config, found: list[Step]) -> None:
         for key in needs_restart(self.settings, new):
             log.warning("configuration needs a restart", key=key)
-        for key, keys in model_changes(self.settings.models, new.models):
+        for key, keys in model_changes(self.settings, new):
             log.info("configuration changed", key=key, changed=keys)
         log.info("configuration reloaded", steps=len(found))
 
-    def _take_up_listeners(self, new: config.Config, tokens: Mapping[str, Tokens]) -> None:
+    def _take_up_listeners(self, new: config.Config, tokens: Mapping[str, Finds]) -> None:
         listeners = dict(self.settings.listeners)
         for name in listeners.keys() & new.listeners.keys():
             if keys := takes_up(listeners[name], new.listeners[name]):

@@ -5,16 +5,19 @@ What must not live here: doing it (reloader.py), what becomes of models (actors/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields
 
 from pydantic import BaseModel
 
-from actorserve.config import Config, Model
+from actorserve.config import Config
+from actorserve.config_defaults import EVERY
 from actorserve.config_listener import Listener
 from actorserve.services.transport.limits import Limits
 
-LIMITS = frozenset(field.name for field in fields(Limits)) - {"max_send_bytes"}  # that bounds a worker's answer, too
+LIMITS = frozenset(field.name for field in fields(Limits)) - {"max_send_bytes", "connection_rate"}
+"""Those of a connection: not what bounds a worker's answer too, nor how often connections come."""
 AT_RUN_TIME = LIMITS | {"tokens_file", "auth_exempt"}
 """The keys of a listener that a new connection, or the next call, goes by."""
 
@@ -27,10 +30,7 @@ def changed_keys(old: BaseModel, new: BaseModel) -> list[str]:
 def needs_restart(old: Config, new: Config) -> list[str]:
     """The keys that have changed, and that only a restart can take up."""
     return [
-        f"{name}.{key}"
-        for name in Config.model_fields
-        if isinstance(getattr(old, name), BaseModel)
-        for key in changed_keys(getattr(old, name), getattr(new, name))
+        f"{name}.{key}" for name in ("server", "log") for key in changed_keys(getattr(old, name), getattr(new, name))
     ] + list(_listeners_that_restart(old.listeners, new.listeners))
 
 
@@ -57,17 +57,23 @@ def as_it_runs(old: Listener, new: Listener) -> Listener:
     return old.model_copy(update={key: getattr(new, key) for key in takes_up(old, new)})
 
 
-def model_changes(old: dict[str, Model], new: dict[str, Model]) -> Iterator[tuple[str, str]]:
+def model_changes(old: Config, new: Config) -> Iterator[tuple[str, str]]:
     """Each entry that differs: its key, and `new`, `removed`, or the keys that have changed. No values: secrets."""
-    for name in {**old, **new}:
-        if name not in old:
-            yield f"models.{name}", "new"
-        elif name not in new:
-            yield f"models.{name}", "removed"
-        elif keys := changed_keys(old[name], new[name]):
-            yield f"models.{name}", ", ".join(keys)
+    for table in ("model_defaults", "models"):
+        before, after = getattr(old, table), getattr(new, table)
+        for name in {**before, **after}:
+            if name not in before:
+                yield f"{table}.{name}", "new"
+            elif name not in after:
+                yield f"{table}.{name}", "removed"
+            elif keys := changed_keys(before[name], after[name]):
+                yield f"{table}.{name}", ", ".join(keys)
 
 
-def text_of(model: Model) -> str:
-    """An entry's text in a form that only changes with what it says."""
-    return model.model_dump_json(exclude_unset=True)
+def text_of(settings: Config, name: str) -> str:
+    """An entry's text, with what `model_defaults` says of it, in a form that only changes with what they say."""
+    text = settings.models[name].model_dump_json(exclude_unset=True)
+    for key, defaults in settings.model_defaults.items():
+        if key in (EVERY, name) or key.startswith(f"{name}/"):
+            text += f" {json.dumps(key)}: {defaults.model_dump_json(exclude_unset=True)}"
+    return text

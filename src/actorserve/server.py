@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -153,10 +153,10 @@ class Server:
                     self.registrar,
                     as_torchserve=as_torchserve,
                     sources=self.sources,
-                    grace_s=server.grace_s if server.unregister_grace_s is None else server.unregister_grace_s,
+                    grace_s=self._unregister_grace_s,
                     model_api=server.model_api,
                     registered_workers=server.registered_workers,
-                    defaults=self.settings.defaults_of,
+                    defaults=self._defaults_of,
                 )
             )
         self._add_standard(listener, services, further)
@@ -171,16 +171,29 @@ class Server:
             certificates=None if listener.tls is None else Certificates(self._files(listener.tls)),
         )
 
+    @property
+    def _unregister_grace_s(self) -> float:
+        server = self.settings.server
+        return server.grace_s if server.unregister_grace_s is None else server.unregister_grace_s
+
+    def _defaults_of(self, name: str, version: str) -> Mapping[str, Any]:
+        """What `model_defaults` says of a model, as it was reloaded last."""
+        settings = self.settings if self._reloader is None else self._reloader.settings
+        return settings.defaults_of(name, version)
+
     def _interceptors(self, listener: Listener) -> list[Interceptor]:
         if listener.key_file is not None:
             keys = Door(self._key_file(self.settings.folder / listener.key_file), listener.services)
             return [Access(keys, exempt=listener.auth_exempt)]
         if listener.tokens_file is None:
             return []
-        tokens: Finds = read_tokens(self.settings.folder / listener.tokens_file)
-        if listener.compatibility == "torchserve":
-            tokens = compat.CaseSensitive(tokens)
-        return [Access(tokens, exempt=listener.auth_exempt)]
+        return [Access(self._tokens(listener), exempt=listener.auth_exempt)]
+
+    def _tokens(self, listener: Listener) -> Finds:
+        """What a listener's file of tokens says now; ConfigError."""
+        assert listener.tokens_file is not None  # noqa: S101  # narrows the type: the caller has looked
+        tokens = read_tokens(self.settings.folder / listener.tokens_file)
+        return compat.CaseSensitive(tokens) if listener.compatibility == "torchserve" else tokens
 
     def _key_file(self, path: Path) -> KeyFile:
         """One for all listeners that name it."""
@@ -293,13 +306,14 @@ class Server:
             return
         self._begun = True
         await self.registry.open()
-        entries = {spec.name: Entry(spec, text_of(self.settings.models[spec.name])) for spec in self.specs}
+        entries = {spec.name: Entry(spec, text_of(self.settings, spec.name)) for spec in self.specs}
         self._reloader = Reloader(
             self.settings,
             entries,
             make_spec=lambda name, settings: model_spec(name, settings, self._ledger, self.unpacking),
+            read_tokens=self._tokens,
             registry=self.registry,
-            applying=Applying(self.registry, self.registrar, self.supervisor, grace_s=self.settings.server.grace_s),
+            applying=Applying(self.registry, self.registrar, self.supervisor, grace_s=self._unregister_grace_s),
             unpacking=self.unpacking,
             servers=self.grpc,
             health=self.health,

@@ -210,6 +210,18 @@ async def test_the_api_wins_until_the_text_changes(autojump_clock):
         assert [None] * 3 == [row.workers for row in (await rows(app)).values()]
 
 
+async def test_model_defaults(autojump_clock):
+    """What `model_defaults` says of an entry is a part of it, and counts for what the API registers from then on."""
+    async with serving({"m": {}, "n": {"queue_size": 5}}, model_defaults={"*": {"queue_size": 3}}) as app:
+        bounds = {"m": 3, "n": 5}
+        assert bounds == {model.spec.name: model.spec.queue_size for model in app.tree().models}
+        await reload(app, {"m": {}, "n": {"queue_size": 5}}, model_defaults={"*": {"queue_size": 4}})
+        async with app.channel("management") as channel:
+            request = management_pb2.RegisterModelRequest(model_name="o", handler="a:A")
+            await ManagementAPIsServiceStub(channel).RegisterModel(request)
+        assert bounds | {"m": 4, "o": 4} == {model.spec.name: model.spec.queue_size for model in app.tree().models}
+
+
 async def test_reloads_at_once(autojump_clock):
     """A reload during the rollout of another: the last one wins, whatever was under way, and all return."""
     async with serving({"m": {}}) as app:
@@ -218,7 +230,7 @@ async def test_reloads_at_once(autojump_clock):
                 nursery.start_soon(reload, app, {"m": {"handler": handler}, handler[0]: {}})
                 await trio.sleep(3)
         assert (b"1.0 f:F", {"f/1.0", "m/1.0"}) == (await ask(app), set(running(app)))
-        assert text_of(parsed({"m": {"handler": "f:F"}}).models["m"]) == (await rows(app))["m/1.0"].text
+        assert text_of(parsed({"m": {"handler": "f:F"}}), "m") == (await rows(app))["m/1.0"].text
 
 
 async def test_unregistered_while_it_is_rolled_out(autojump_clock):

@@ -14,6 +14,7 @@ from actorserve.actors.claims import Claims
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import Generate, Infer, OpenSequence, Replace, Scale, Spawn, State
 from actorserve.actors.rollout import IN_PLACE, count_for, needs_workers
+from actorserve.actors.tree_text import render
 from actorserve.errors import ActorGone, ActorserveError, Draining, LoadFailed, NoSuchModel, Overloaded, WrongState
 from actorserve.scripted import ScriptedWorker
 
@@ -218,6 +219,7 @@ async def test_a_rollout_that_fails_changes_nothing(autojump_clock, given, why):
         assert ({b"a:B"}, []) == (set(answers), errors)
         assert [State.READY] * 2 == u.states()
         assert why in u.model().rollout
+        assert f"rollout: {u.model().rollout}" in render(u.supervisor.observe())
         assert "a:B" == u.model().spec.handler
         assert [None, None] == [worker.process.status for worker in u.made[:2]]
         assert None not in [worker.process.status for worker in u.made[2:]]

@@ -264,9 +264,8 @@ def main() -> None:
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         one = trio.run(campaign, Path(folder), options.kills, options.seed)
-    print(
-        f"{options.kills} kills: {one.acknowledged} acknowledged, {one.cut_short} cut short, {one.reloads} reloads, none lost, no ghost"
-    )
+    counts = f"{one.acknowledged} acknowledged, {one.cut_short} cut short, {one.reloads} reloads"
+    print(f"{options.kills} kills: {counts}, none lost, no ghost")
 
 
 if __name__ == "__main__":
