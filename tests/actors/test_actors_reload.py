@@ -16,8 +16,8 @@ from universe import run_virtually, until
 
 from actorserve import config, testing
 from actorserve.actors import registry as jobs
-from actorserve.actors.messages import Infer, ModelSpec, Scale, SetDefault, Spawn, State, Stop
-from actorserve.actors.registry_rules import Entry, RowState, to_spawn
+from actorserve.actors.messages import Infer, ModelSpec, Replace, Scale, SetDefault, Spawn, State, Stop
+from actorserve.actors.registry_rules import Entry, RowState, read_spec, to_spawn
 from actorserve.errors import ActorserveError, ConfigError, LoadFailed, NoSuchModel, StateFailed
 from actorserve.proto import management_pb2
 from actorserve.proto.management_grpc import ManagementAPIsServiceStub
@@ -258,6 +258,22 @@ async def test_a_registration_under_way(autojump_clock, handler):
         assert [(True, RowState.REGISTERED)] == [(row.is_config, row.state) for row in (await rows(app)).values()]
 
 
+async def test_a_rollout_that_config_does_not_ask_for(autojump_clock):
+    """Replace by the registrar alone: the row is the API's and says what runs, before and after, failed or not."""
+    async with serving({"m": {}}) as app:
+        registrar, before = app.server.registrar, await rows(app)
+        bad = registrar.ask(Replace(ModelSpec("m", "1.0", "api:Bad", Path("/"))))
+        await bad.accepted.wait()
+        with pytest.raises(LoadFailed):
+            await bad.done.wait()
+        assert (before, b"1.0 a:A") == (await rows(app), await ask(app))
+        await registrar.ask(Replace(ModelSpec("m", "1.0", "api:Own", Path("/")))).done.wait()
+        (row,) = (await rows(app)).values()
+        assert (b"1.0 api:Own", "api:Own") == (await ask(app), read_spec(row.spec).handler)
+        with pytest.raises(NoSuchModel):
+            await registrar.ask(Replace(ModelSpec("m", "2.0", "api:Own", Path("/")))).done.wait()
+
+
 # --- what is wrong changes nothing ------------------------------------------------------------------
 
 
@@ -477,7 +493,9 @@ def as_config(drawn):
     }
 
 
-@settings(deadline=None, max_examples=60, phases=[Phase.generate])
+@settings(
+    deadline=None, max_examples=60, phases=[Phase.generate]
+)  # a failure is short enough to read, and slow to shrink
 @given(st.lists(changes, max_size=15), models_drawn)
 def test_reloads_and_the_api_at_once(drawn, last):
     """Any changes of the API and any reloads at the same time: once they are over and the file is reloaded once more,
