@@ -72,16 +72,20 @@ def test_the_api_keeps_its_own():
     assert steps(rows, {"m": entry(text="b")}) == [Apply(entry(text="b"), is_new=False)]
 
 
+kinds = st.sampled_from(
+    [
+        *((RowState.REGISTERED, own, text) for own, text in ((True, None), (True, "a"), (True, "b"))),
+        *((state, False, text) for state in (RowState.REGISTERED, RowState.REMOVED) for text in "ab"),
+    ]
+)
 rows_drawn = st.lists(
     st.builds(
-        lambda name, version, state, own, text: Row(
-            0, name, version, state, write_spec(spec(name, version)) if own else None, text
+        lambda name, version, kind: Row(
+            0, name, version, kind[0], write_spec(spec(name, version)) if kind[1] else None, kind[2]
         ),
         st.sampled_from("mn"),
         st.sampled_from("123"),
-        st.sampled_from([RowState.REGISTERED, RowState.REMOVED]),
-        st.booleans(),
-        st.none() | st.sampled_from("ab"),
+        kinds,
     ),
     unique_by=lambda row: (row.name, row.version),
 )

@@ -84,6 +84,7 @@ def test_the_difference_while_requests_flow(start, tmp_path):
     flow = Flow(server, "c")
     try:
         flow.wait_for("one old")
+        assert server.ask("s") == "one old"
         stays = server.workers("s")
         (tmp_path / "mine.py").write_text(SAYS.replace("CODE", "new"))
         file = says("c", "two", "workers = { min = 2 }\n") + says("n", "one") + says("s", "one")
