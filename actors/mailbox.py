@@ -34,7 +34,7 @@ Lane = Line[Envelope] | Turns[Envelope]
 
 
 class Mailbox:
-    """See the module's docstring. `limit`: how many may wait."""
+    """See the module's docstring. `limit`: how many may wait. `tickets`: only as many as replicas are idle."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Mailbox:
         max_delay_s: float,
         max_sequences: int = 100,
         claims: Claims = NO_CLAIMS,
+        tickets: bool = False,
     ) -> None:
         self.name = name
         self.seats = Seats(name, max_sequences)
@@ -54,6 +55,7 @@ class Mailbox:
         self.asked = 0  # how often, refusals not counted
         self.on_ask: Callable[[], None] | None = None  # called after each ask, where nobody takes as yet
         self._numbers = count()
+        self._tickets = tickets
         self._lay_out(limit, batch_size, max_delay_s, claims)
         self.idle = Waiters()  # replicas with nothing in hand
         self.busy = Waiters()  # replicas with one batch in hand, which may take a full one ahead of time
@@ -104,6 +106,8 @@ class Mailbox:
         now = trio.current_time()
         plain = self._claims is None and PRIORITY not in message.metadata
         waiting = self.batch_lane.count + self.stream_lane.count
+        if self._tickets and waiting >= len(self.idle):
+            raise Overloaded(self.name, 0, self._drained.retry_after(waiting + 1, now))
         if plain and waiting < self.limit:
             reply = Reply() if isinstance(message, Infer) else self._reply_to(message)
             envelope = Envelope(message, reply, deadline, now, next(self._numbers))
@@ -280,10 +284,13 @@ class Mailbox:
 
     # --- its owner -------------------------------------------------------------------------
 
-    def change(self, *, limit: int, batch_size: int, max_delay_s: float, max_sequences: int, claims: Claims) -> None:
+    def change(
+        self, *, limit: int, batch_size: int, max_delay_s: float, max_sequences: int, claims: Claims, tickets: bool
+    ) -> None:
         """Go by other rules from now on. What is queued keeps its place, and nothing of it is refused."""
         queued = self._clear()
         self.seats.limit = max_sequences
+        self._tickets = tickets
         self._lay_out(limit, batch_size, max_delay_s, claims)
         self._sort(queued)
         self.wake_all()

@@ -120,6 +120,7 @@ class ModelSpec:
     max_batch_weight: int = 0
     tenant_key: str = ""
     queue_size: int = 100
+    job_tickets: bool = False
     startup_timeout_s: float = 120.0
     response_timeout_s: float = 120.0
     max_restarts: int = 5

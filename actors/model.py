@@ -128,4 +128,5 @@ def _rules_of(spec: ModelSpec) -> dict[str, Any]:
         "max_delay_s": spec.max_batch_delay_s,
         "max_sequences": spec.max_sequences,
         "claims": claims_of(spec),
+        "tickets": spec.job_tickets,
     }

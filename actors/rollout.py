@@ -28,6 +28,7 @@ IN_PLACE: dict[str, object] = {
     "upscale_delay_s": 0.0,
     "downscale_delay_s": 0.0,
     "queue_size": 0,
+    "job_tickets": False,
     "max_batch_delay_s": 0.0,
     "max_sequences": 0,
     "weight": "",

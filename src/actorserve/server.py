@@ -434,7 +434,12 @@ def model_spec(name: str, settings: config.Config, ledger: Ledger, unpacking: Un
     """What a model's entry comes to; ConfigError names its key. Threads are not settled. Blocks, as `model_specs`."""
     try:
         spec = model_store.of_config(
-            name, settings.models[name], folder=settings.folder, unpacking=unpacking, defaults=settings.defaults_of
+            name,
+            settings.models[name],
+            folder=settings.folder,
+            unpacking=unpacking,
+            defaults=settings.defaults_of,
+            store=settings.folder / settings.server.model_store,
         )
     except ConfigError as error:
         raise ConfigError(f"models.{name}.{error.key}", error.text) from None

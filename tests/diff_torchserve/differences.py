@@ -157,21 +157,7 @@ LISTED = (
     Difference(r"loading/ping", r"health\.status", "fault: Ping stays Healthy with a model that cannot load"),
 )
 
-OPEN: tuple[Difference, ...] = (
-    Difference(r"results/headers", r"prediction", "a row's headers have a content type for each input: not yet here"),
-    Difference(r"archives/wrongmanifest\.mar.*", r"text\.0", 'the text should be "Failed to parse signature.json."'),
-    Difference(
-        r"crashes/without a ticket",
-        rf"{ANSWER}|held\..*",
-        "useJobTicket of model-config.yaml has no effect yet",
-        code="NO ANSWER",
-    ),
-    Difference(
-        r"tokens/(ListModels (right|two spaces)|loaded described)",
-        r"msg\..*modelUrl",
-        "the URL of a model that the command line or the properties load should be as it is written there",
-    ),
-)
+OPEN: tuple[Difference, ...] = ()
 """What is to be mended, or to be moved to the list above: `run.py` fails with these, the tests know them."""
 
 
