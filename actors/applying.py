@@ -12,6 +12,7 @@ What must not live here: which steps (reload_rules.py), reading the file (reload
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -24,7 +25,7 @@ from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import default_of
 from actorserve.actors.reload_rules import Apply, Forget, Remove, Step
 from actorserve.actors.supervisor import Supervisor
-from actorserve.errors import ActorserveError
+from actorserve.errors import ActorserveError, NoSuchModel
 
 log = structlog.get_logger("actorserve.reload")
 
@@ -61,17 +62,18 @@ class Applying:
         if any(model.spec.key == spec.key for model in self._supervisor.observe().models):
             answer = self._registrar.ask(Replace(spec), said)
         else:
-            answer = self._registrar.ask(Spawn(spec, unregister_on_failure=step.replaces is not None), said)
+            answer = self._registrar.ask(Spawn(spec, unregister_on_failure=bool(step.replaces)), said)
         await answer.accepted.wait()
         begun.set()
         try:
             await answer.done.wait()
         except ActorserveError as error:
-            if step.replaces is not None:
-                self._supervisor.note_failed_rollout(spec.name, step.replaces, f"version {spec.version}: {error}")
+            for version in step.replaces:
+                self._supervisor.note_failed_rollout(spec.name, version, f"version {spec.version}: {error}")
             raise
-        if step.replaces is not None:
-            await self._unregister(spec.name, step.replaces, heir=spec.version)
+        for version in step.replaces:
+            with suppress(NoSuchModel):  # it has gone meanwhile
+                await self._unregister(spec.name, version, heir=spec.version)
 
     async def _remove(self, name: str, version: str, begun: trio.Event) -> None:
         answer = await self._begin_unregister(name, version, None)
@@ -96,12 +98,12 @@ class Applying:
 def _name(step: Step) -> str:
     """A step in words."""
     match step:
-        case Apply(is_new=True, replaces=None):
+        case Apply(is_new=True, replaces=()):
             return "registered"
-        case Apply(replaces=None):
+        case Apply(replaces=()):
             return "changed"
         case Apply(replaces=old):
-            return f"in the place of version {old}"
+            return f"in the place of version {', '.join(old)}"
         case Remove():
             return "unregistered"
         case _:

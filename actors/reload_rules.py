@@ -16,12 +16,13 @@ from actorserve.actors.registry_rules import Entry, Row, RowState, plan
 class Apply:
     """Have an entry's model as it says. `is_new`: its version is not registered yet; else it is rolled out anew.
 
-    `replaces`: the version that the entry had before, which goes once this one is READY.
+    `replaces`: the versions that the entry had before, which go once this one is READY; more than one where the
+    change before this one is still under way.
     """
 
     entry: Entry
     is_new: bool
-    replaces: str | None = None
+    replaces: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -65,7 +66,10 @@ def steps(rows: Iterable[Row], entries: Mapping[str, Entry]) -> list[Step]:
     before = {(row.name, row.version): row for row in rows}
     planned = plan(rows, entries, running=True)
     going = [row for row in rows if row.id in planned.delete]
-    leaving = {row.name: row.version for row in going if row.state in LIVE}  # an entry has one version at a time
+    leaving: dict[str, tuple[str, ...]] = {}
+    for row in going:
+        if row.state in LIVE:
+            leaving[row.name] = (*leaving.get(row.name, ()), row.version)
     found: list[Step] = []
     for row in planned.write:
         known = before.get((row.name, row.version))
@@ -73,7 +77,7 @@ def steps(rows: Iterable[Row], entries: Mapping[str, Entry]) -> list[Step]:
             found.append(Forget(row.name, row.version))
         else:
             is_new = known is None or known.state not in LIVE
-            found.append(Apply(entries[row.name], is_new, leaving.pop(row.name, None)))
-    found += [Remove(name, version) for name, version in leaving.items()]
+            found.append(Apply(entries[row.name], is_new, leaving.pop(row.name, ())))
+    found += [Remove(name, version) for name, versions in leaving.items() for version in versions]
     found += [Forget(row.name, row.version) for row in going if row.state not in LIVE]
     return found

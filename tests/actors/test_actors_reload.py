@@ -233,6 +233,23 @@ async def test_reloads_at_once(autojump_clock):
         assert text_of(parsed({"m": {"handler": "f:F"}}), "m") == (await rows(app))["m/1.0"].text
 
 
+@pytest.mark.parametrize("second", ["b:B", "b:Bad"])
+@pytest.mark.parametrize("wait_s", [5, 9.9])
+async def test_a_third_version_while_the_second_loads(autojump_clock, second, wait_s):
+    """The last version that an entry asks for is the one that serves, and the default: every earlier one goes, however
+    the change between has ended.
+    """
+    async with serving({"m": {"version": "1"}}) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, {"m": {"version": "2", "handler": second}})
+            await trio.sleep(wait_s)
+            nursery.start_soon(reload, app, {"m": {"version": "3"}})
+        assert {"m/3": State.READY} == running(app)
+        assert (b"3 a:A", ["m/3"]) == (await ask(app), list(await rows(app)))
+        await reload(app, {"m": {"version": "3"}})
+        assert {"m/3": State.READY} == running(app)
+
+
 async def test_unregistered_while_it_is_rolled_out(autojump_clock):
     """The API's UnregisterModel during a rollout is the later word, and stays so."""
     async with serving({"m": {}}) as app:

@@ -51,8 +51,16 @@ def test_new_changed_removed():
 def test_another_version():
     """The new version is registered before the old one goes; one that the API has registered already is rolled out."""
     new = entry(version="2", text="b")
-    assert steps([Row(1, "m", "1", text="a")], {"m": new}) == [Apply(new, is_new=True, replaces="1")]
-    assert steps([Row(1, "m", "1", text="a"), mine(2, "2")], {"m": new}) == [Apply(new, is_new=False, replaces="1")]
+    assert steps([Row(1, "m", "1", text="a")], {"m": new}) == [Apply(new, is_new=True, replaces=("1",))]
+    assert steps([Row(1, "m", "1", text="a"), mine(2, "2")], {"m": new}) == [Apply(new, is_new=False, replaces=("1",))]
+
+
+def test_another_version_while_one_is_under_way():
+    """Every version that the entry had before goes, the one that is still loading and the one that serves."""
+    rows = [Row(1, "m", "1", text="a"), Row(2, "m", "2", text="b")]
+    new = entry(version="3", text="c")
+    assert steps(rows, {"m": new}) == [Apply(new, is_new=True, replaces=("1", "2"))]
+    assert steps(rows, {}) == [Remove("m", "1"), Remove("m", "2")]
 
 
 @pytest.mark.parametrize("state", [RowState.REMOVED, RowState.LEAVING])
@@ -101,10 +109,10 @@ def carried_out(rows, asked):
     for step in asked:
         key = tuple(step.model.split("/"))
         match step:
-            case Apply(entry=one, replaces=old):
+            case Apply(entry=one, replaces=replaced):
                 assert step.is_new == (key not in after or after[key].state is not RowState.REGISTERED)
                 after[key] = Row(0, *key, text=one.text)
-                if old is not None:
+                for old in replaced:
                     del after[key[0], old]
             case Remove():
                 assert after.pop(key).state is RowState.REGISTERED
