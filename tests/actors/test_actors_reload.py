@@ -356,6 +356,18 @@ def test_what_needs_a_restart():
     assert [] == needs_restart(old, old)
 
 
+@pytest.mark.parametrize("own", [{"tokens_file": "tokens.toml"}, {"key_file": "key_file.json"}])
+def test_every_key_is_taken_up_or_named(own):
+    """Of the keys of a listener that have changed, each is taken up or needs a restart, and none does both."""
+    listener = {**LISTENERS["inference"], **own}
+    changed = {**listener, "auth_exempt": ["health"], "max_connections": 7, "reuse_port": True}
+    old, new = (config.parse({"listeners": {"l": one}}, folder=Path.cwd()) for one in (listener, changed))
+    named = [key.removeprefix("listeners.l.") for key in needs_restart(old, new)]
+    taken_up = takes_up(old.listeners["l"], new.listeners["l"])
+    assert ["auth_exempt", "max_connections", "reuse_port"] == sorted([*named, *taken_up])
+    assert "auth_exempt" in (named if "key_file" in own else taken_up)
+
+
 async def test_needs_a_restart_each_time(autojump_clock, logged):
     """Each key is named in a line of its own, and again at the next reload, as long as it is so."""
     async with serving({"m": {}}, server={"grace_s": 3}) as app:
