@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import pytest
 import trustme
 from running import PATIENCE_S, SERVICE, Running, running
 
-from actorserve import testing
+from actorserve import background, testing
 from actorserve.background import NAME, PidFile
 from actorserve.errors import StartFailed
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
@@ -309,6 +310,28 @@ def test_pid_file(tmp_path):
     with pytest.raises(StartFailed, match="cannot be written"):
         first.take()
     assert not (tmp_path / "precious").exists()
+
+
+def test_a_pid_file_of_another_user(tmp_path, monkeypatch):
+    """The temporary folder is everybody's: a file that another user has put there is neither written nor obeyed, so
+    that none of this user's processes is signalled for it.
+    """
+    monkeypatch.setattr(background.tempfile, "gettempdir", lambda: str(tmp_path))
+    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    path = tmp_path / NAME
+    path.write_text(f"{bystander.pid}\n")
+    monkeypatch.setattr(background.os, "geteuid", lambda: os.getuid() + 1)
+    try:
+        with path.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            for refused in (PidFile().take, background.stop):
+                with pytest.raises(StartFailed, match="another user's"):
+                    refused()
+        assert bystander.poll() is None
+        assert path.read_text() == f"{bystander.pid}\n"
+    finally:
+        bystander.kill()
+        bystander.communicate()
 
 
 def test_config_toml_needs_nothing_of_it(tmp_path):
