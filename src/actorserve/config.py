@@ -447,7 +447,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("", f"{path} is a folder, not a file") from None
     except OSError as error:
         raise ConfigError("", f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # its grammar, its encoding, a number of thousands of digits
         raise ConfigError("", f"{path} is not TOML: {error}") from None
 
 

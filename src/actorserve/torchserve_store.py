@@ -30,23 +30,30 @@ def find(store: Path, wanted: Sequence[tuple[str, str]]) -> tuple[list[Archive],
 
     ConfigError names the file that was asked for and cannot be had. Blocks.
     """
-    if not store.is_dir():
-        raise ConfigError("model_store", f"there is no folder {store}")
-    if [file for _, file in wanted] == [EVERY]:
-        return _everything(store)
+    try:
+        if not store.is_dir():
+            raise ConfigError("model_store", f"there is no folder {store}")
+        if [file for _, file in wanted] == [EVERY]:
+            return _everything(store)
+    except OSError as error:
+        raise ConfigError("model_store", f"{store!s:.200} cannot be read: {error.strerror}") from None
     return [_named(store, name, file) for name, file in wanted], ()
 
 
 def _named(store: Path, name: str, file: str) -> Archive:
-    path = store / file
-    if not path.exists():
-        path = store / Path(file).name
-    if not path.exists():
-        raise ConfigError("load_models", f"there is no {file} in the model store {store}")
     try:
+        path = store / file
+        if not path.exists():
+            path = store / Path(file).name
+        if not path.exists():
+            raise ConfigError("load_models", f"there is no {file} in the model store {store}")
         return look(path, name)
+    except ConfigError:
+        raise
     except ActorserveError as error:
         raise ConfigError("load_models", f"{file} cannot be used: {_text(error)}") from None
+    except OSError as error:
+        raise ConfigError("load_models", f"{file:.200} cannot be used: {error.strerror}") from None
 
 
 def _everything(store: Path) -> tuple[list[Archive], tuple[str, ...]]:

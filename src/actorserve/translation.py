@@ -66,7 +66,15 @@ def store_of(values: Values, machine: Machine) -> Path:
     store = values.text("model_store")
     if not store:
         raise ConfigError("model_store", "is missing: name the folder of the archives, here or with --model-store")
-    return machine.folder / Path(store).expanduser()
+    return _path(values, "model_store", machine)
+
+
+def _path(values: Values, key: str, machine: Machine) -> Path:
+    """A key's path: below the working folder, with the home folder for "~". ConfigError."""
+    try:
+        return machine.folder / Path(values[key]).expanduser()
+    except RuntimeError as error:
+        raise wrong(key, values[key], f"a path: {error}") from None
 
 
 def to_load(values: Values) -> list[tuple[str, str]]:
@@ -167,7 +175,7 @@ def _tls(values: Values, machine: Machine) -> dict[str, str]:
         if not values.text(key):
             raise ConfigError(key, "is missing: enable_grpc_ssl needs certificate_file and private_key_file")
     files = {"certificate": "certificate_file", "key": "private_key_file"}
-    return {ours: str(machine.folder / Path(values[key]).expanduser()) for ours, key in files.items()}
+    return {ours: str(_path(values, key, machine)) for ours, key in files.items()}
 
 
 def _useless_tls(values: Values) -> dict[str, str]:

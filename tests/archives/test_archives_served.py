@@ -1,5 +1,6 @@
 """Archives through a running server: registered, served, unregistered, with nothing left on the disk."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -184,6 +185,24 @@ async def test_refused(site, case):
                 await trio.sleep(0.01)
         assert [view.spec.name for view in app.tree().models] == ["taken"]
     assert not (site.store.parent / "out").exists()
+
+
+@pytest.mark.parametrize("url", ["circle", "circle/m", "sealed"])
+async def test_what_the_file_system_refuses(site, monkeypatch, url):
+    """Links in a circle, and a folder that must not be read, are refused with the reason, and are no bug of ours."""
+
+    def sealed(_folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (site.store / "circle").symlink_to("circle")
+    (site.store / "sealed").mkdir()
+    monkeypatch.setattr(model_store, "inner", sealed)
+    expected = {"sealed": (Status.FAILED_PRECONDITION, "sealed cannot be read: Permission denied")}
+    status, text = expected.get(url, (Status.INVALID_ARGUMENT, "url: "))
+    async with testing.serve(site.content, workers="scripted") as app:
+        with pytest.raises(GRPCError) as caught:
+            await manage(app, "RegisterModel", url=url)
+    assert (caught.value.status, text in caught.value.message) == (status, True), caught.value.message
 
 
 @pytest.mark.parametrize(

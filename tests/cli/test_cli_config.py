@@ -119,7 +119,7 @@ def test_missing_file(capsys, tmp_path):
     assert run(capsys, str(tmp_path / "no.toml")) == (2, "", f"actorserve: there is no file {tmp_path / 'no.toml'}\n")
     assert run(capsys, str(tmp_path)) == (2, "", f"actorserve: {tmp_path} is a folder, not a file\n")
     file = tmp_path / "bad.toml"
-    for content in (b"[server\n", b"\xff\xfe", b"a = " + b"[" * 100_000):
+    for content in (b"[server\n", b"\xff\xfe", b"a = " + b"[" * 100_000, b"a = " + b"1" * 5000):
         file.write_bytes(content)
         code, out, err = run(capsys, str(file))
         assert (code, out) == (2, "")
@@ -151,6 +151,26 @@ def test_model_folder(capsys, tmp_path):
         assert err.startswith(f"actorserve: {file}: {text}")
     (folder / "model.toml").write_text("handler = 'a:B'\n")
     assert run(capsys, "--check", str(file))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('source = "circle/m"', "source"),
+        (f'source = "{"n" * 5000}"', "source"),
+        ('handler = "a:B"\npath = ["circle"]', "path"),
+        ('handler = "a:B"\nrequirements = "circle"', "requirements"),
+    ],
+)
+def test_what_the_file_system_refuses(capsys, tmp_path, line, key):
+    """Links in a circle and names that are too long are one line that names the key."""
+    (tmp_path / "circle").symlink_to("circle")
+    file = tmp_path / "config.toml"
+    file.write_text(f"[models.m]\n{line}\n")
+    code, out, err = run(capsys, "--check", str(file))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"actorserve: {file}: models.m.{key}: ")
+    assert "cannot be used" in err
 
 
 def test_set(capsys):

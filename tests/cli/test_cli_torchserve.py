@@ -17,9 +17,10 @@ import pytest
 import trustme
 from running import PATIENCE_S, SERVICE, Running, running
 
-from actorserve import background, testing
+from actorserve import background, testing, torchserve_config
 from actorserve.background import NAME, PidFile
-from actorserve.errors import StartFailed
+from actorserve.errors import ConfigError, StartFailed
+from actorserve.properties import Flags
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 from actorserve.proto.management_pb2 import (
     ListModelsRequest,
@@ -332,6 +333,17 @@ def test_a_pid_file_of_another_user(tmp_path, monkeypatch):
     finally:
         bystander.kill()
         bystander.communicate()
+
+
+@pytest.mark.parametrize(
+    ("store", "models", "key"), [("s" * 5000, ("all",), "model_store"), (".", ("m" * 5000,), "load_models")]
+)
+def test_names_that_no_file_can_have(tmp_path, monkeypatch, store, models, key):
+    """What the file system refuses of a store or an archive is an error that names TorchServe's key."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="File name too long") as caught:
+        torchserve_config.read(None, Flags(model_store=store, models=models))
+    assert caught.value.key == key
 
 
 def test_config_toml_needs_nothing_of_it(tmp_path):
