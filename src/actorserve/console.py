@@ -86,6 +86,7 @@ class Console:
         if self._reread is None:
             log.warning("there is no config file to read again")
             return
+        await server.wait_begun()  # before the file is read: two that wait here go on in any order
         if self._stopping:
             return
         try:

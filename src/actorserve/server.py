@@ -282,9 +282,13 @@ class Server:
                 front.cancel_scope.cancel()
             back.cancel_scope.cancel()
 
+    async def wait_begun(self) -> None:
+        """Wait until every model has been told to start: from then on the server can be reloaded."""
+        await self._spawned.wait()
+
     async def reload(self, new: config.Config) -> None:
         """Take up another configuration; returns when it is done. ConfigError, StateFailed: nothing was changed."""
-        await self._spawned.wait()
+        await self.wait_begun()
         if self._stop.is_set():
             return
         assert self._reloader is not None  # noqa: S101  # narrows the type: _begin has set it

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+import trio
 from running import configured, ping, predict, running
 
-from actorserve import testing
+from actorserve import config, testing
+from actorserve.console import Console
 
 ECHO = '[models.echo]\nhandler = "actorserve.handlers.echo:Echo"\n'
 GATE = '[models.gate]\nhandler = "mine:Gate"\noptions = {{ {} }}\n'
@@ -297,3 +299,24 @@ def test_server_loads_no_torch_and_runs_no_asyncio(tmp_path):
         server.process.send_signal(signal.SIGINT)
         assert server.wait_end() == 0
     assert server.lines["out"][-1] == "LOADED []\n"
+
+
+async def test_hang_ups_while_it_starts(autojump_clock):
+    """Two SIGHUPs before the server can be reloaded: the file is read once that is so, and never an older one last."""
+    begun, said, applied = trio.Event(), ["old"], []
+
+    class Starting:
+        async def wait_begun(self):
+            await begun.wait()
+
+        async def reload(self, settings):
+            applied.append(settings)
+
+    console = Console(config.Config(), lambda: said[0])
+    async with trio.open_nursery() as nursery:
+        for text in ("older", "newest"):
+            nursery.start_soon(console._reload, Starting())
+            await trio.sleep(1)
+            said[0] = text
+        begun.set()
+    assert applied == ["newest", "newest"]
