@@ -5,13 +5,15 @@
                     is the default if the old one was, and the old one drains
     removed entry   drained
 
+Whether an old version still goes is for the last `plan` to say: a change leaves that to a later one of its model.
 Models go side by side. A change that fails is logged and taken back: what served goes on, and the next reload tries
 again. A new entry that fails is FAILED, as at a start.
-What must not live here: which steps (reload_rules.py), reading the file (reloader.py).
+What must not live here: the rules of steps (reload_rules.py), reading the file (reloader.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -22,8 +24,8 @@ from actorserve.actors import registry as jobs
 from actorserve.actors.messages import Replace, SetDefault, Spawn, Stop
 from actorserve.actors.registrar import Answer, Registrar, Said
 from actorserve.actors.registry import Registry
-from actorserve.actors.registry_rules import default_of
-from actorserve.actors.reload_rules import Apply, Forget, Remove, Step
+from actorserve.actors.registry_rules import Entry, default_of
+from actorserve.actors.reload_rules import Apply, Forget, Remove, Retire, Step, steps
 from actorserve.actors.supervisor import Supervisor
 from actorserve.errors import ActorserveError, NoSuchModel
 
@@ -38,6 +40,15 @@ class Applying:
         self._registrar = registrar
         self._supervisor = supervisor
         self._grace_s = grace_s
+        self._planning = trio.Lock()  # while it is decided what goes, nothing goes
+        self._latest: dict[str, list[Step]] = {}  # the steps of the last plan that had some, by the model's name
+
+    async def plan(self, entries: Mapping[str, Entry]) -> list[Step]:
+        """The steps from the rows as they are now to all of config.toml's entries. StateFailed."""
+        async with self._planning:
+            found = steps(await self._registry.run(jobs.rows_of), entries)
+            self._latest |= {step.name: [other for other in found if other.name == step.name] for step in found}
+        return found
 
     async def carry_out(self, step: Step, begun: trio.Event) -> None:
         """Do one step; `begun` is set when it is durable and under way, or over. Cancelled, what has begun goes on."""
@@ -47,6 +58,11 @@ class Applying:
                     await self._apply(step, begun)
                 case Remove(name=name, version=version):
                     await self._remove(name, version, begun)
+                case Retire(name=name, heir=heir):
+                    begun.set()
+                    await self._registrar.wait_settled(name, heir)
+                    if self._is_there(name, heir):
+                        await self._retire(step, step.versions, heir)
                 case Forget(name=name, version=version):
                     await self._registry.run(partial(jobs.forget, name=name, version=version))
         except ActorserveError as error:
@@ -59,7 +75,7 @@ class Applying:
     async def _apply(self, step: Apply, begun: trio.Event) -> None:
         spec, said = step.entry.spec, Said(step.entry.text)
         await self._registrar.wait_settled(spec.name, spec.version)
-        if any(model.spec.key == spec.key for model in self._supervisor.observe().models):
+        if self._is_there(spec.name, spec.version):
             answer = self._registrar.ask(Replace(spec), said)
         else:
             answer = self._registrar.ask(Spawn(spec, unregister_on_failure=bool(step.replaces)), said)
@@ -71,18 +87,28 @@ class Applying:
             for version in step.replaces:
                 self._supervisor.note_failed_rollout(spec.name, version, f"version {spec.version}: {error}")
             raise
-        for version in step.replaces:
+        await self._retire(step, step.replaces, spec.version)
+
+    def _is_there(self, name: str, version: str) -> bool:
+        models = self._supervisor.observe().models
+        return any((model.spec.name, model.spec.version) == (name, version) for model in models)
+
+    async def _retire(self, step: Apply | Retire, versions: Iterable[str], heir: str) -> None:
+        """Unregister versions for the heir's sake, unless a later plan has seen to them."""
+        for version in versions:
             with suppress(NoSuchModel):  # it has gone meanwhile
-                await self._unregister(spec.name, version, heir=spec.version)
+                async with self._planning:
+                    if not any(one is step for one in self._latest[step.name]):
+                        return
+                    answer = await self._begin_unregister(step.name, version, heir)
+                    await answer.accepted.wait()
+                await answer.done.wait()
 
     async def _remove(self, name: str, version: str, begun: trio.Event) -> None:
         answer = await self._begin_unregister(name, version, None)
         await answer.accepted.wait()
         begun.set()
         await answer.done.wait()
-
-    async def _unregister(self, name: str, version: str, heir: str) -> None:
-        await (await self._begin_unregister(name, version, heir)).done.wait()
 
     async def _begin_unregister(self, name: str, version: str, heir: str | None) -> Answer:
         """Have a version leave; if it is the default, `heir` is from now on, or whichever a restart would choose."""
@@ -106,5 +132,7 @@ def _name(step: Step) -> str:
             return f"in the place of version {', '.join(old)}"
         case Remove():
             return "unregistered"
+        case Retire(versions=old):
+            return f"in the place of version {', '.join(old)}"
         case _:
             return "is the API's from now on"

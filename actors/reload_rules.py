@@ -25,6 +25,11 @@ class Apply:
     replaces: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.entry.spec.name
+
+    @property
     def model(self) -> str:
         """`name/version`."""
         return self.entry.spec.key
@@ -44,6 +49,23 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Unregister versions that an entry had before, once the one that it has now, `heir`, is there for good.
+
+    The change that registered the heir is under way, or has not got so far.
+    """
+
+    name: str
+    heir: str
+    versions: tuple[str, ...]
+
+    @property
+    def model(self) -> str:
+        """`name/version` of the heir."""
+        return f"{self.name}/{self.heir}"
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """The API's own, or one that is leaving, or away: only that it had an entry is forgotten."""
 
@@ -56,7 +78,7 @@ class Forget:
         return f"{self.name}/{self.version}"
 
 
-Step = Apply | Remove | Forget
+Step = Apply | Remove | Retire | Forget
 LIVE = (RowState.REGISTERED, RowState.PENDING)
 
 
@@ -78,6 +100,11 @@ def steps(rows: Iterable[Row], entries: Mapping[str, Entry]) -> list[Step]:
         else:
             is_new = known is None or known.state not in LIVE
             found.append(Apply(entries[row.name], is_new, leaving.pop(row.name, ())))
-    found += [Remove(name, version) for name, versions in leaving.items() for version in versions]
+    for name, versions in leaving.items():
+        heir = before.get((name, entries[name].spec.version)) if name in entries else None
+        if heir is not None and heir.state in LIVE:
+            found.append(Retire(name, heir.version, versions))
+        else:
+            found += [Remove(name, version) for version in versions]
     found += [Forget(row.name, row.version) for row in going if row.state not in LIVE]
     return found

@@ -22,7 +22,7 @@ from actorserve.actors.applying import Applying
 from actorserve.actors.messages import ModelSpec
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, Row
-from actorserve.actors.reload_rules import Apply, Step, steps
+from actorserve.actors.reload_rules import Apply, Step
 from actorserve.actors.unpacking import Unpacking
 from actorserve.config_listener import Listener
 from actorserve.config_types import is_packed
@@ -93,10 +93,10 @@ class Reloader:
         try:
             entries = await self._entries_of(new, rows, made)
             tokens = self._tokens(new)
+            found = await self._applying.plan(entries)
         except BaseException:
             await self._release(made)
             raise
-        found = steps(rows, entries)
         used = {step.entry.spec.model_dir for step in found if isinstance(step, Apply)}
         await self._release(spec for spec in made if spec.model_dir not in used)
         self._say(new, found)

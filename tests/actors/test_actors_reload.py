@@ -250,6 +250,50 @@ async def test_a_third_version_while_the_second_loads(autojump_clock, second, wa
         assert {"m/3": State.READY} == running(app)
 
 
+async def test_a_third_version_that_cannot_be_loaded(autojump_clock):
+    """Then what it was to replace stays, all of it, until a reload that can be carried out."""
+    async with serving({"m": {"version": "1"}}) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, {"m": {"version": "2"}})
+            await trio.sleep(5)
+            nursery.start_soon(reload, app, {"m": {"version": "3", "handler": "b:Bad"}})
+        assert ({"m/1": State.READY, "m/2": State.READY}, b"1 a:A") == (running(app), await ask(app))
+        await reload(app, {"m": {"version": "2"}})
+        assert ({"m/2": State.READY}, b"2 a:A", ["m/2"]) == (running(app), await ask(app), list(await rows(app)))
+
+
+@pytest.mark.parametrize("second", ["b:B", "b:Bad"])
+@pytest.mark.parametrize("wait_s", [0, 5, 9.99, 10, 10.01])
+async def test_the_same_version_again_while_it_loads(autojump_clock, second, wait_s):
+    """A second SIGHUP while the new version loads: the old one serves until that is READY, and stays if it fails."""
+    async with serving({"m": {"version": "1"}}) as app:
+        answers, errors = [], []
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask_for_ever, app, "m", answers, errors)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reload, app, {"m": {"version": "2", "handler": second}})
+                await trio.sleep(wait_s)
+                nursery.start_soon(reload, app, {"m": {"version": "2", "handler": second}})
+                await trio.sleep(5)
+                assert wait_s > 5 or b"1 a:A" == await ask(app)
+            asking.cancel_scope.cancel()
+        version = "1" if second == "b:Bad" else "2"
+        assert ({f"m/{version}": State.READY}, [f"m/{version}"]) == (running(app), list(await rows(app)))
+        assert [] == errors
+
+
+@pytest.mark.parametrize("wait_s", [5, 9.99, 10, 10.01])
+async def test_back_to_the_first_version_while_the_second_loads(autojump_clock, wait_s):
+    """Whenever the entry goes back to the version that it had, that one serves, and is the only one."""
+    async with serving({"m": {"version": "1"}}) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, {"m": {"version": "2"}})
+            await trio.sleep(wait_s)
+            nursery.start_soon(reload, app, {"m": {"version": "1"}})
+        assert ({"m/1": State.READY}, ["m/1"]) == (running(app), list(await rows(app)))
+        assert b"1 a:A" == await ask(app)
+
+
 async def test_unregistered_while_it_is_rolled_out(autojump_clock):
     """The API's UnregisterModel during a rollout is the later word, and stays so."""
     async with serving({"m": {}}) as app:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from actorserve.actors import registry as jobs
 from actorserve.actors.messages import ModelSpec
 from actorserve.actors.registry_rules import Entry, Row, RowState, default_of, plan, write_spec
-from actorserve.actors.reload_rules import Apply, Forget, Remove, steps
+from actorserve.actors.reload_rules import Apply, Forget, Remove, Retire, steps
 
 
 def spec(name="m", version="1"):
@@ -61,6 +61,16 @@ def test_another_version_while_one_is_under_way():
     new = entry(version="3", text="c")
     assert steps(rows, {"m": new}) == [Apply(new, is_new=True, replaces=("1", "2"))]
     assert steps(rows, {}) == [Remove("m", "1"), Remove("m", "2")]
+
+
+def test_the_same_version_again_while_it_is_under_way():
+    """What serves is unregistered once the version that is loading is there, and never before; where the API has
+    unregistered that one, at once.
+    """
+    rows = [Row(1, "m", "1", text="a"), Row(2, "m", "2", text="b")]
+    assert steps(rows, {"m": entry(version="2", text="b")}) == [Retire("m", "2", ("1",))]
+    rows[1] = Row(2, "m", "2", RowState.REMOVED, text="b")
+    assert steps(rows, {"m": entry(version="2", text="b")}) == [Remove("m", "1")]
 
 
 @pytest.mark.parametrize("state", [RowState.REMOVED, RowState.LEAVING])
@@ -114,6 +124,9 @@ def carried_out(rows, asked):
                 after[key] = Row(0, *key, text=one.text)
                 for old in replaced:
                     del after[key[0], old]
+            case Retire(name=name, versions=replaced):
+                for old in replaced:
+                    del after[name, old]
             case Remove():
                 assert after.pop(key).state is RowState.REGISTERED
             case Forget():
