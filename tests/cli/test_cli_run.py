@@ -5,12 +5,14 @@ import os
 import re
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import grpc
 import pytest
 import trio
-from running import configured, ping, predict, running
+import trio.testing
+from running import PATIENCE_S, configured, ping, predict, running
 
 from actorserve import config, testing
 from actorserve.console import Console
@@ -320,3 +322,31 @@ async def test_hang_ups_while_it_starts(autojump_clock):
             said[0] = text
         begun.set()
     assert applied == ["newest", "newest"]
+
+
+async def test_a_file_that_takes_long_to_read():
+    """Calls go on while the file is read: it is read in a thread. The next SIGHUP waits, so that the last is applied
+    last.
+    """
+    going, applied, texts = threading.Event(), [], ["second", "first"]
+
+    def reread():
+        text = texts.pop()
+        assert text == "second" or going.wait(PATIENCE_S)
+        return text
+
+    class Begun:
+        async def wait_begun(self):
+            await trio.lowlevel.checkpoint()
+
+        async def reload(self, settings):
+            applied.append(settings)
+
+    console = Console(config.Config(), reread)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(console._reload, Begun())
+        await trio.testing.wait_all_tasks_blocked()
+        assert (applied, texts) == ([], ["second"])
+        going.set()
+    assert applied == ["first", "second"]
