@@ -355,6 +355,9 @@ class Server:
             await self._begin()
             await self._open_listeners()
         except BaseException:
+            self.unpacking.close()
+            for keys in self.keys.values():
+                keys.remove()
             await self.registry.close()
             raise
 

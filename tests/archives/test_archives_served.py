@@ -1,6 +1,7 @@
 """Archives through a running server: registered, served, unregistered, with nothing left on the disk."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ from actorserve import config, testing
 from actorserve.actors import archives, model_store, unpacking
 from actorserve.actors.archives import Limits
 from actorserve.client import Channel
-from actorserve.errors import ConfigError
+from actorserve.errors import ConfigError, StartFailed
 from actorserve.proto import inference_grpc, inference_pb2, management_grpc, management_pb2
+from actorserve.server import Server
 
 MEMBERS = {"model.toml": MODEL_TOML.encode(), "native_echo.py": NATIVE_ECHO.encode(), "word.txt": b"said "}
 YAML = b"minWorkers: 3\nmaxWorkers: 5\nbatchSize: 8\nmaxBatchDelay: 50\nresponseTimeout: 10\n"
@@ -93,6 +95,27 @@ async def test_packed_by_the_archiver(site):
             assert len(site.left()) == len(before) + (url != "no-archive/packed")
             await manage(app, "UnregisterModel", model_name="packed")
             assert site.left() == before
+    assert list(site.cache.glob("archives/*")) == []
+
+
+async def test_a_start_that_fails_leaves_nothing(site):
+    """Where an address or the state cannot be had, what was unpacked for the models of the file is removed again."""
+    make_zip(site.store / "m.mar", TORCHSERVE)
+    site.content["models"]["m"] = {"source": str(site.store / "m.mar")}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        site.content["listeners"] = {"a": {"address": address, "services": ["inference"]}}
+        server = Server(config.parse(site.content, folder=site.store))
+        assert len(site.left()) == 1
+        with pytest.raises(StartFailed, match="is in use"):
+            await server.open()
+    assert list(site.cache.glob("archives/*")) == []
+    site.content["listeners"]["a"]["address"] = "127.0.0.1:0"
+    site.content["server"]["state_dir"] = "state"
+    (site.store / "state").write_text("a file, where a folder is to be")
+    server = Server(config.parse(site.content, folder=site.store))
+    with pytest.raises(StartFailed, match="state_dir"):
+        await server.open()
     assert list(site.cache.glob("archives/*")) == []
 
 
