@@ -18,6 +18,7 @@ What must not live here: anything of the server but its message types; they are 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,6 +179,8 @@ def main() -> None:
         run(parse())
     except grpc.RpcError as error:
         sys.exit(f"{error.code().name}: {' '.join((error.details() or '').split())}")
+    except BrokenPipeError:  # whoever reads this has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         sys.exit(f"cannot read {error.filename}: {error.strerror}")
 

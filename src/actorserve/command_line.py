@@ -93,7 +93,7 @@ def load(options: argparse.Namespace) -> tuple[config.Config, Told]:
     options.path = path = options.file or torchserve.find_file(options.ts_config, os.environ)
     if path is not None and not torchserve.is_properties(path):
         found = torchserve.add_flags(config.read_toml(path), flags_of(options))
-        settings = config.complete(found.content, path, options.set)
+        settings = config.complete(found.content, path, options.set, found.optional)
     else:
         settings, found = torchserve.load(path, flags_of(options), options.set)
     return settings, Told(tuple(found.ignored), found.notes, is_torchserve=True)

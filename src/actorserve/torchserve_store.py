@@ -68,6 +68,8 @@ def _text(error: ActorserveError) -> str:
 def look(path: Path, name: str = "") -> Archive:
     """An archive by its manifest; `name` wins over its own, and the file's is the last. BadInput, LoadFailed."""
     with archives.told(path):
+        if kind_of(path.name) is not Kind.FOLDER and not path.is_file():
+            raise Refused("it is no plain file")  # a pipe would be waited for
         data = _manifest_of(path)
     model = manifest.Manifest().model if data is None else manifest.parse_manifest(data, lambda _: True).model
     name = name or model["modelName"] or re.sub(r"\W|^_", "_", archives.stem_of(path.name))

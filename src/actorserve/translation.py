@@ -54,11 +54,15 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """`content` is a config.toml's. `ignored`: keys and flags without effect, and why; `notes`: what else to say."""
+    """`content` is a config.toml's. `ignored`: keys and flags without effect, and why; `notes`: what else to say.
+
+    `optional`: models that are there because all that is in the store is to be loaded.
+    """
 
     content: dict[str, Any]
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
 
 
 def store_of(values: Values, machine: Machine) -> Path:

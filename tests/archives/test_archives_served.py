@@ -119,6 +119,17 @@ async def test_a_start_that_fails_leaves_nothing(site):
     assert list(site.cache.glob("archives/*")) == []
 
 
+@pytest.mark.parametrize("wrong", [{"isolation": "thread"}, {"device": "cuda:7"}])
+async def test_an_entry_that_is_wrong_leaves_nothing(site, wrong):
+    """What was unpacked for an entry that cannot be served after all is removed, also while a server goes on."""
+    make_zip(site.store / "m.mar", TORCHSERVE)
+    async with testing.serve(site.content, workers="scripted") as app:
+        entry = {"source": str(site.store / "m.mar"), **wrong}
+        with pytest.raises(ConfigError):
+            await app.server.reload(config.parse({**site.content, "models": {"m": entry}}, folder=site.store))
+        assert site.left() == []
+
+
 async def test_torchserves_precedence(site):
     """Of an archive with a handler of TorchServe: request over yaml for batches, yaml over request for workers and
     timeouts, the manifest's name and version; its handler is run by ours, with what was packed.

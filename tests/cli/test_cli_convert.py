@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 import tomllib
 import zipfile
@@ -43,6 +44,7 @@ def test_store(tmp_path):
     mar(tmp_path / "x.mar", modelName="named", modelVersion="2.0")
     mar(tmp_path / "no-name.mar")
     (tmp_path / "broken.mar").write_bytes(b"nothing")
+    os.mkfifo(tmp_path / "pipe.mar")
     (tmp_path / "readme.txt").touch()
     (tmp_path / ".hidden.mar").touch()
     (tmp_path / "folder" / "MAR-INF").mkdir(parents=True)
@@ -53,8 +55,9 @@ def test_store(tmp_path):
         ("no-name.mar", "no_name", "1.0"),
         ("x.mar", "named", "2.0"),
     ]
-    (note,) = notes
-    assert note.startswith("load_models: broken.mar is left out: it is broken")
+    broken, pipe = notes
+    assert broken.startswith("load_models: broken.mar is left out: it is broken")
+    assert pipe == "load_models: pipe.mar is left out: it is no plain file"
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "packed/", "./packed/"])
@@ -128,6 +131,8 @@ def test_convert(place, capsys):
     (place / "config.properties").write_text(text)
     out = converted(capsys, "config.properties")
     expected, _ = torchserve_config.load(Path("config.properties"), NO_FLAGS)
+    assert expected.optional == {"noop"}  # `all`; the config.toml names it
+    expected = expected.model_copy(update={"optional": frozenset()})
     (place / "config.toml").write_text(out)
     assert config.load(place / "config.toml") == expected
     assert "# keystore_pass has no effect: " in out

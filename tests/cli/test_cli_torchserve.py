@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +137,45 @@ def test_tls(place):
         credentials = grpc.ssl_channel_credentials(ca.cert_pem.bytes())
         with grpc.secure_channel(inference, credentials) as channel:
             assert ask(channel, key) == b"hello"
+
+
+def test_files_that_are_wrong(place):
+    """A certificate that is not there, and a file that is none of properties: one line that names whose it is."""
+    tls = "enable_grpc_ssl = true\ncertificate_file = cert.pem\nprivate_key_file = key.pem\n"
+    (place / "config.properties").write_text(FILE + tls)
+    with running("config.properties", folder=place) as server:
+        assert server.wait_end() == 1
+        assert f"actorserve: listeners.inference.tls: there is no file {place / 'cert.pem'}\n" in server.text("err")
+    (place / "config.properties").write_text("a=\\uzzzz")
+    with running("config.properties", folder=place) as server:
+        assert server.wait_end() == 2
+        assert server.text("err").startswith("actorserve: config.properties: it is no file of properties: ")
+
+
+def test_all_that_is_in_the_store(place):
+    """With `all`, an archive whose manifest is fine and whose content is not is left out, with a warning that says why;
+    --check prints nothing but the configuration on stdout meanwhile. One that is named ends the start.
+    """
+    with zipfile.ZipFile(place / "store" / "climbs.mar", "w") as file:
+        file.writestr("MAR-INF/MANIFEST.json", '{"model": {"modelName": "climbs", "handler": "h.py"}}')
+        file.writestr("../h.py", "")
+    (place / "store" / "empty").mkdir()
+    with running("--check", "--models", "all", folder=place) as server:
+        assert server.wait_end() == 0
+        assert set(json.loads(server.text())["models"]) == {"noop", "climbs", "empty"}
+    with running("--models", "all", folder=place) as server:
+        server.wait_for(r"(?m)^Model server started\.$")
+        left = {
+            found["key"]: found["why"]
+            for found in map(json.loads, server.lines["err"])
+            if found["event"] == "model left out"
+        }
+        assert re.search(r"noop +1\.0 +READY", server.text())
+    assert set(left) == {"models.climbs.source", "models.empty"}
+    assert left["models.climbs.source"].endswith("member '../h.py' leads out of the archive")
+    with running("--models", "climbs.mar", folder=place) as server:
+        assert server.wait_end() == 2
+        assert "models.climbs.source: " in server.text("err")
 
 
 def test_flags_alone(place):
