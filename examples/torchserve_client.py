@@ -177,6 +177,7 @@ def main() -> None:
     """Exit with 1 and one line where it fails."""
     try:
         run(parse())
+        sys.stdout.flush()
     except grpc.RpcError as error:
         sys.exit(f"{error.code().name}: {' '.join((error.details() or '').split())}")
     except BrokenPipeError:  # whoever reads this has read enough
