@@ -18,7 +18,7 @@ from actorserve.config import Config
 from actorserve.errors import ConfigError
 from actorserve.properties import Flags, Values, parse, settle
 from actorserve.properties_keys import FLAGS_WITHOUT_EFFECT
-from actorserve.translation import EVERY, Archive, Machine, Translation, store_of, to_load, translate
+from actorserve.translation import EVERY, Archive, Machine, Translation, models_of, store_of, to_load, translate
 
 FILE = "config.properties"
 ENV_FILE = "TS_CONFIG_FILE"
@@ -104,12 +104,14 @@ def _add_models(content: dict[str, Any], flags: Flags) -> tuple[tuple[str, ...],
     values = Values(flags.properties())
     wanted = to_load(values)
     archives, left_out = torchserve_store.find(Path.cwd() / flags.model_store, wanted)
-    models = content.setdefault("models", {})
-    for archive in archives:
-        if archive.name in models:
-            raise ConfigError("--models", f"{archive.name} is in the file too")
-        models[archive.name] = {"source": str(archive.path)}
-    return left_out, _optional(wanted, archives)
+    notes = list(left_out)
+    found, models = models_of(archives, notes), content.setdefault("models", {})
+    if not isinstance(models, dict):
+        return (), frozenset()  # told by config.parse
+    for name in found.keys() & models.keys():
+        raise ConfigError("--models", f"{name} is in the file too")
+    models.update(found)
+    return tuple(notes), _optional(wanted, archives)
 
 
 def to_toml(translation: Translation, title: str) -> str:

@@ -30,11 +30,14 @@ def find(store: Path, wanted: Sequence[tuple[str, str]]) -> tuple[list[Archive],
 
     ConfigError names the file that was asked for and cannot be had. Blocks.
     """
-    if not store.is_dir():
-        raise ConfigError("model_store", f"there is no folder {store}")
-    if [file for _, file in wanted] == [EVERY]:
-        return _everything(store)
-    return [_named(store, name, file) for name, file in wanted], ()
+    try:
+        if not store.is_dir():
+            raise ConfigError("model_store", f"there is no folder {store}")
+        if [file for _, file in wanted] == [EVERY]:
+            return _everything(store)
+        return [_named(store, name, file) for name, file in wanted], ()
+    except OSError as error:
+        raise ConfigError("model_store", f"{store} cannot be read: {error.strerror}") from None
 
 
 def _named(store: Path, name: str, file: str) -> Archive:

@@ -78,6 +78,20 @@ def test_names_that_are_given(tmp_path):
     assert [(one.path, one.name) for one in found] == [(tmp_path / "x.mar", "mine"), (tmp_path / "x.mar", "named")]
 
 
+def test_a_store_that_cannot_be_read(tmp_path, monkeypatch):
+    """A folder that may not be looked into is an error that names it, whatever is wanted of it."""
+
+    def refuse(path, **_more):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for wanted in ("all", "m.mar"):
+        with pytest.raises(ConfigError, match="cannot be read: Permission denied") as error:
+            torchserve_store.find(tmp_path, [("", wanted)])
+        assert error.value.key == "model_store"
+
+
 def test_what_cannot_be_had(tmp_path):
     """A store that is not there, a file that is not in it, and one that is no archive are errors that name them."""
     with pytest.raises(ConfigError, match="model_store: there is no folder"):

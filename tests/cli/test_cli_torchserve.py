@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -306,6 +307,12 @@ def test_start_with_toml(command):
     code, _, err = command("config.toml", "--dt")
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("actorserve: --disable-token-auth: is for config.properties")
+    shutil.copy(command.folder / "store" / "noop.mar", command.folder / "store" / "same.mar")
+    code, out, _ = command("config.toml", "--check", "--model-store", "store", "--models", "all")
+    assert (code, set(json.loads(out)["models"])) == (0, {"noop"})
+    (command.folder / "wrong.toml").write_text("models = 3\n")
+    code, _, err = command("wrong.toml", "--check", "--model-store", "store", "--models", "noop.mar")
+    assert (code, err) == (2, "actorserve: wrong.toml: models: 3 is wrong: it must be a table\n")
     code, _, err = command("config.toml", "--models", "noop.mar")
     assert (code, err) == (2, "actorserve: --models: needs --model-store beside a config.toml\n")
     code, _, err = command("config.toml", "--ts-config", "config.properties")
