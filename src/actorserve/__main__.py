@@ -70,7 +70,7 @@ def convert(options: argparse.Namespace) -> int:
     from actorserve import torchserve_config as torchserve  # noqa: PLC0415
 
     options.path = path = options.file or torchserve.find_file(options.ts_config, os.environ)
-    if path is not None and not torchserve.is_properties(path):
+    if path is not None and not torchserve.is_properties(path, is_found=options.file is None):
         raise ConfigError("", f"{path} is no config.properties")
     found = torchserve.read(path, flags_of(options))
     for override in options.set:

@@ -24,9 +24,11 @@ FILE = "config.properties"
 ENV_FILE = "TS_CONFIG_FILE"
 
 
-def is_properties(path: Path) -> bool:
-    """Whether a file is TorchServe's, by its name; snapshots end in .cfg."""
-    return path.suffix.lower() in (".properties", ".cfg")
+def is_properties(path: Path, *, is_found: bool) -> bool:
+    """Whether a file is TorchServe's, by its name; snapshots end in .cfg. One that was found where TorchServe looks may
+    have any name but a config.toml's.
+    """
+    return path.suffix.lower() in (".properties", ".cfg") or (is_found and path.suffix.lower() != ".toml")
 
 
 def find_file(given: Path | None, environment: Mapping[str, str]) -> Path | None:

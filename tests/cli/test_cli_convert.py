@@ -169,6 +169,14 @@ def test_convert_finds_the_file(place, capsys, monkeypatch):
     assert "127.0.0.1:1236" in converted(capsys, "--ts-config", "other.cfg")
     assert "127.0.0.1:1235" in converted(capsys, "other.cfg")
     assert "grace_s = 5" in converted(capsys, "--set", "server.grace_s=5")
+    (place / "any.name").write_text("model_store=store\ngrpc_inference_port=1237\n")
+    monkeypatch.setenv("TS_CONFIG_FILE", "any.name")
+    assert "127.0.0.1:1237" in converted(capsys)
+    monkeypatch.delenv("TS_CONFIG_FILE")
+    assert "127.0.0.1:1237" in converted(capsys, "--ts-config", "any.name")
+    with pytest.raises(SystemExit):
+        main(["--check", "--ts-config", "any.name"])
+    assert "127.0.0.1:1237" in capsys.readouterr().out
     (place / "config.toml").touch()
     with pytest.raises(SystemExit) as ended:
         main(["convert", "config.toml"])
