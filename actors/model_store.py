@@ -245,12 +245,24 @@ def of_config(
         raise ConfigError("source", f"{source} cannot be used: {error.text}") from None
     except (LoadFailed, Unsupported) as error:
         raise ConfigError("source", str(error)) from None
+    try:
+        return _of_source(name, model, described, folder=folder, defaults=defaults, store=store)
+    except BaseException:
+        unpacking.remove(described.path)
+        raise
+
+
+def _of_source(
+    name: str, model: config.Model, described: Folder, *, folder: Path, defaults: FindDefaults, store: Path | None
+) -> ModelSpec:
+    assert model.source is not None  # noqa: S101  # narrows the type: the caller has looked
     if described.package is not None and model.isolation == "thread":
         raise ConfigError(
             "isolation", '"thread" is for code that is trusted: an archive or a model\'s file has "process"'
         )
     version = model.version if "version" in model.model_fields_set else described.content.get("version", model.version)
     closest = defaults(name, str(version))
+    source = (folder / model.source).resolve()
     url = _url_of(source, model.source, store) if described.package is not None else ""
     return spec_of(name, model, folder=folder, url=url, described=described, defaults=closest, loaded_at_startup=True)
 

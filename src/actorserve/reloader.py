@@ -37,6 +37,11 @@ MakeSpec = Callable[[str, config.Config], ModelSpec]
 ReadTokens = Callable[[Listener], Finds]
 
 
+def say_left_out(error: ConfigError) -> None:
+    """Tell of a model that nobody has named, and that is broken."""
+    log.warning("model left out", key=error.key, why=error.text)
+
+
 class Reloader:
     """See the module's docstring. `settings`: what runs; `entries`: what was applied last, by model name."""
 
@@ -92,6 +97,7 @@ class Reloader:
         made: list[ModelSpec] = []
         try:
             entries = await self._entries_of(new, rows, made)
+            new = new.of_models(entries)
             tokens = self._tokens(new)
             found = await self._applying.plan(entries)
         except BaseException:
@@ -109,13 +115,21 @@ class Reloader:
     # --- checking -------------------------------------------------------------------------------
 
     async def _entries_of(self, new: config.Config, rows: list[Row], made: list[ModelSpec]) -> dict[str, Entry]:
-        """Every entry with its spec; those that are as they were applied last are not looked at again."""
+        """Every entry with its spec; those that are as they were applied last are not looked at again. Without those
+        that are optional and wrong.
+        """
         entries = {}
         for name in new.models:
             text, known = text_of(new, name), self._entries.get(name)
             stands = any(row.name == name and row.text == text for row in rows)
             if known is None or known.text != text or not stands:
-                made.append(await self._spec(name, new))
+                try:
+                    made.append(await self._spec(name, new))
+                except ConfigError as error:
+                    if name not in new.optional:
+                        raise
+                    say_left_out(error)
+                    continue
                 known = Entry(made[-1], text)
             entries[name] = known
         return entries

@@ -42,7 +42,7 @@ from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed, Unavailable
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
-from actorserve.reloader import Reloader
+from actorserve.reloader import Reloader, say_left_out
 from actorserve.reloading import text_of
 from actorserve.services import compat, status
 from actorserve.services.access import Access, Finds
@@ -81,7 +81,6 @@ class Server:
         on_change: Callable[[], None] = lambda: None,
         extra_services: Iterable[Any] = (),
     ) -> None:
-        self.settings = settings
         ledger = ledger_here()
         self.unpacking = unpacking_of(settings, ledger)
         try:
@@ -89,6 +88,7 @@ class Server:
         except BaseException:
             self.unpacking.close()
             raise
+        settings = self.settings = settings.of_models([spec.name for spec in self.specs])
         self.directory = Directory()
         self.spawner = spawner
         folder = settings.folder
@@ -128,13 +128,13 @@ class Server:
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
-        self.grpc = {name: self._grpc(listener, further) for name, listener in settings.listeners.items()}
+        self.grpc = {name: self._grpc(name, listener, further) for name, listener in settings.listeners.items()}
         self.bound: tuple[Bound, ...] = ()
         self.loading: dict[str, Reply[None]] = {}
         self._listeners: dict[str, list[trio.SocketListener]] = {}
         self._stop = trio.Event()
 
-    def _grpc(self, listener: Listener, further: Sequence[Any]) -> GrpcServer:
+    def _grpc(self, name: str, listener: Listener, further: Sequence[Any]) -> GrpcServer:
         services: list[Any] = []
         as_torchserve = listener.compatibility == "torchserve"
         table = compat if as_torchserve else status
@@ -168,7 +168,7 @@ class Server:
             translate=table.translate,
             on_end=on_end,
             interceptors=self._interceptors(listener),
-            certificates=None if listener.tls is None else Certificates(self._files(listener.tls)),
+            certificates=None if listener.tls is None else self._certificates(name, listener.tls),
         )
 
     @property
@@ -201,6 +201,12 @@ class Server:
         expiration_s, overlap_s = server.token_expiration_min * 60, server.token_overlap_min * 60
         made = KeyFile(path, expiration_s=expiration_s, overlap_s=overlap_s)
         return self.keys.setdefault(path.resolve(), made)
+
+    def _certificates(self, name: str, tls: Tls) -> Certificates:
+        try:
+            return Certificates(self._files(tls))
+        except StartFailed as error:
+            raise StartFailed(f"listeners.{name}.{error}") from None
 
     def _files(self, tls: Tls) -> Files:
         folder = self.settings.folder
@@ -359,6 +365,9 @@ class Server:
             await self._begin()
             await self._open_listeners()
         except BaseException:
+            self.unpacking.close()
+            for keys in self.keys.values():
+                keys.remove()
             await self.registry.close()
             raise
 
@@ -447,7 +456,7 @@ def model_spec(name: str, settings: config.Config, ledger: Ledger, unpacking: Un
             store=settings.folder / settings.server.model_store,
         )
     except ConfigError as error:
-        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+        raise ConfigError(".".join(filter(None, ("models", name, error.key))), error.text) from None
     try:
         ledger.resolve(spec.devices)
     except ConfigError as error:
@@ -459,7 +468,15 @@ def model_spec(name: str, settings: config.Config, ledger: Ledger, unpacking: Un
 def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:
     """What to run, from the file; ConfigError names the model whose source, device or key is wrong.
 
-    Archives are unpacked: this may block for long, before anything is served.
+    One that is wrong and `optional` is left out, with a warning. Archives are unpacked: this may block for long,
+    before anything is served.
     """
-    specs = [model_spec(name, settings, ledger, unpacking) for name in settings.models]
+    specs = []
+    for name in settings.models:
+        try:
+            specs.append(model_spec(name, settings, ledger, unpacking))
+        except ConfigError as error:
+            if name not in settings.optional:
+                raise
+            say_left_out(error)
     return tuple(ledger.settle_threads(spec, (other for other in specs if other is not spec)) for spec in specs)

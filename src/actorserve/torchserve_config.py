@@ -18,15 +18,17 @@ from actorserve.config import Config
 from actorserve.errors import ConfigError
 from actorserve.properties import Flags, Values, parse, settle
 from actorserve.properties_keys import FLAGS_WITHOUT_EFFECT
-from actorserve.translation import Machine, Translation, store_of, to_load, translate
+from actorserve.translation import EVERY, Archive, Machine, Translation, models_of, store_of, to_load, translate
 
 FILE = "config.properties"
 ENV_FILE = "TS_CONFIG_FILE"
 
 
-def is_properties(path: Path) -> bool:
-    """Whether a file is TorchServe's, by its name; snapshots end in .cfg."""
-    return path.suffix.lower() in (".properties", ".cfg")
+def is_properties(path: Path, *, is_found: bool) -> bool:
+    """Whether a file is TorchServe's, by its name; snapshots end in .cfg. One that was found where TorchServe looks may
+    have any name but a config.toml's.
+    """
+    return path.suffix.lower() in (".properties", ".cfg") or (is_found and path.suffix.lower() != ".toml")
 
 
 def find_file(given: Path | None, environment: Mapping[str, str]) -> Path | None:
@@ -41,11 +43,19 @@ def find_file(given: Path | None, environment: Mapping[str, str]) -> Path | None
 def read(path: Path | None, flags: Flags) -> Translation:
     """A file, or the flags alone, as a translation. ConfigError."""
     data = b"" if path is None else read_bytes(path)
-    values = settle(parse(data), flags, os.environ)
+    try:
+        values = settle(parse(data), flags, os.environ)
+    except ConfigError as error:
+        raise error if error.key else ConfigError("", f"{path}: {error.text}") from None
     machine = Machine(Path.cwd(), len(find_gpus(os.environ)), len(os.sched_getaffinity(0)))
-    archives, left_out = torchserve_store.find(store_of(values, machine), to_load(values))
-    translation = translate(values, flags, machine, archives)
-    return Translation(translation.content, translation.ignored, (*translation.notes, *left_out))
+    wanted = to_load(values)
+    archives, left_out = torchserve_store.find(store_of(values, machine), wanted)
+    found = translate(values, flags, machine, archives)
+    return Translation(found.content, found.ignored, (*found.notes, *left_out), _optional(wanted, archives))
+
+
+def _optional(wanted: Sequence[tuple[str, str]], archives: Sequence[Archive]) -> frozenset[str]:
+    return frozenset(one.name for one in archives) if wanted == [("", EVERY)] else frozenset()
 
 
 def read_bytes(path: Path) -> bytes:
@@ -64,7 +74,7 @@ def load(path: Path | None, flags: Flags, overrides: Sequence[str] = ()) -> tupl
     content = copy.deepcopy(translation.content)
     for override in overrides:
         config.set_key(content, override)
-    return config.parse(content, folder=folder_of(path)), translation
+    return config.parse(content, folder=folder_of(path), optional=translation.optional), translation
 
 
 def folder_of(path: Path | None) -> Path:
@@ -86,23 +96,24 @@ def add_flags(content: dict[str, Any], flags: Flags) -> Translation:
         server["model_api"] = True
     if flags.no_config_snapshots:
         server["state_dir"] = ""
-    notes: tuple[str, ...] = ()
-    if flags.models:
-        notes = _add_models(added, flags)
-    return Translation(added, {flag: FLAGS_WITHOUT_EFFECT[flag] for flag in flags.further}, notes)
+    notes, optional = _add_models(added, flags) if flags.models else ((), frozenset())
+    return Translation(added, {flag: FLAGS_WITHOUT_EFFECT[flag] for flag in flags.further}, notes, optional)
 
 
-def _add_models(content: dict[str, Any], flags: Flags) -> tuple[str, ...]:
+def _add_models(content: dict[str, Any], flags: Flags) -> tuple[tuple[str, ...], frozenset[str]]:
     if flags.model_store is None:
         raise ConfigError("--models", "needs --model-store beside a config.toml")
     values = Values(flags.properties())
-    archives, left_out = torchserve_store.find(Path.cwd() / flags.model_store, to_load(values))
-    models = content.setdefault("models", {})
-    for archive in archives:
-        if archive.name in models:
-            raise ConfigError("--models", f"{archive.name} is in the file too")
-        models[archive.name] = {"source": str(archive.path)}
-    return left_out
+    wanted = to_load(values)
+    archives, left_out = torchserve_store.find(Path.cwd() / flags.model_store, wanted)
+    notes = list(left_out)
+    found, models = models_of(archives, notes), content.setdefault("models", {})
+    if not isinstance(models, dict):
+        return (), frozenset()  # told by config.parse
+    for name in found.keys() & models.keys():
+        raise ConfigError("--models", f"{name} is in the file too")
+    models.update(found)
+    return tuple(notes), _optional(wanted, archives)
 
 
 def to_toml(translation: Translation, title: str) -> str:

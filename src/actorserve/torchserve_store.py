@@ -35,9 +35,9 @@ def find(store: Path, wanted: Sequence[tuple[str, str]]) -> tuple[list[Archive],
             raise ConfigError("model_store", f"there is no folder {store}")
         if [file for _, file in wanted] == [EVERY]:
             return _everything(store)
+        return [_named(store, name, file) for name, file in wanted], ()
     except OSError as error:
         raise ConfigError("model_store", f"{store!s:.200} cannot be read: {error.strerror}") from None
-    return [_named(store, name, file) for name, file in wanted], ()
 
 
 def _named(store: Path, name: str, file: str) -> Archive:
@@ -75,6 +75,8 @@ def _text(error: ActorserveError) -> str:
 def look(path: Path, name: str = "") -> Archive:
     """An archive by its manifest; `name` wins over its own, and the file's is the last. BadInput, LoadFailed."""
     with archives.told(path):
+        if kind_of(path.name) is not Kind.FOLDER and not path.is_file():
+            raise Refused("it is no plain file")  # a pipe would be waited for
         data = _manifest_of(path)
     model = manifest.Manifest().model if data is None else manifest.parse_manifest(data, lambda _: True).model
     name = name or model["modelName"] or re.sub(r"\W|^_", "_", archives.stem_of(path.name))

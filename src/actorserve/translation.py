@@ -54,11 +54,15 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """`content` is a config.toml's. `ignored`: keys and flags without effect, and why; `notes`: what else to say."""
+    """`content` is a config.toml's. `ignored`: keys and flags without effect, and why; `notes`: what else to say.
+
+    `optional`: models that are there because all that is in the store is to be loaded.
+    """
 
     content: dict[str, Any]
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
 
 
 def store_of(values: Values, machine: Machine) -> Path:
@@ -108,7 +112,7 @@ def translate(values: Values, flags: Flags, machine: Machine, archives: Sequence
         "server": _server(values, flags, machine),
         "listeners": {name: _listener(values, machine, name, notes) for name in LISTENERS},
         "model_defaults": _defaults(values, machine),
-        "models": _models(archives, notes),
+        "models": models_of(archives, notes),
     }
     ignored = {key: why for key, why in WITHOUT_EFFECT.items() if key in values}
     ignored |= {key: "TorchServe does not know it either" for key in values if key not in TRANSLATED | ignored.keys()}
@@ -292,8 +296,8 @@ def _snapshot(values: Values) -> dict[tuple[str, str], dict[str, Any]]:
     return dict(sorted(found.items(), key=lambda one: one[1].get("defaultVersion") is not True))
 
 
-def _models(archives: Sequence[Archive], notes: list[str]) -> dict[str, Any]:
-    """A table for each model. Of several versions of one, the first is loaded."""
+def models_of(archives: Sequence[Archive], notes: list[str]) -> dict[str, Any]:
+    """A table for each model. Of several versions of one, the first is loaded, and the notes name the others."""
     tables: dict[str, Any] = {}
     for archive in archives:
         if archive.name in tables:

@@ -77,6 +77,24 @@ async def ask(app, name="m", version=""):
     return (await app.server.directory.find(name, version).ask(Infer({"data": b"x"})).wait()).data
 
 
+async def test_a_model_that_may_be_left_out(tmp_path):
+    """One that nobody has named and that is broken is left out, at a start and at a reload, and the others change; once
+    it is well, the next reload has it.
+    """
+    models = {"m": {}, "n": {"source": str(tmp_path / "n")}}
+    async with serving({"m": {}}) as app:
+        settings = config.parse(content({**models, "m": {"queue_size": 7}}), folder=tmp_path, optional={"n"})
+        await app.server.reload(settings)
+        assert {"m/1.0": State.READY} == running(app)
+        assert [7] == [model.spec.queue_size for model in app.tree().models]
+        assert {"m"} == set(app.server._reloader.settings.models)
+        (tmp_path / "n").mkdir()
+        await app.server.reload(settings)
+        assert {"m/1.0", "n/1.0"} == set(running(app))
+        with pytest.raises(ConfigError, match=r"models\.o\.source"):
+            await reload(app, {**models, "o": {"source": str(tmp_path / "o")}})
+
+
 async def ask_for_ever(app, name, answers, errors):
     while True:
         try:

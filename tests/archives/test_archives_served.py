@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ from actorserve import config, testing
 from actorserve.actors import archives, model_store, unpacking
 from actorserve.actors.archives import Limits
 from actorserve.client import Channel
-from actorserve.errors import ConfigError
+from actorserve.errors import ConfigError, StartFailed
 from actorserve.proto import inference_grpc, inference_pb2, management_grpc, management_pb2
+from actorserve.server import Server
 
 MEMBERS = {"model.toml": MODEL_TOML.encode(), "native_echo.py": NATIVE_ECHO.encode(), "word.txt": b"said "}
 YAML = b"minWorkers: 3\nmaxWorkers: 5\nbatchSize: 8\nmaxBatchDelay: 50\nresponseTimeout: 10\n"
@@ -95,6 +97,38 @@ async def test_packed_by_the_archiver(site):
             await manage(app, "UnregisterModel", model_name="packed")
             assert site.left() == before
     assert list(site.cache.glob("archives/*")) == []
+
+
+async def test_a_start_that_fails_leaves_nothing(site):
+    """Where an address or the state cannot be had, what was unpacked for the models of the file is removed again."""
+    make_zip(site.store / "m.mar", TORCHSERVE)
+    site.content["models"]["m"] = {"source": str(site.store / "m.mar")}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        site.content["listeners"] = {"a": {"address": address, "services": ["inference"]}}
+        server = Server(config.parse(site.content, folder=site.store))
+        assert len(site.left()) == 1
+        with pytest.raises(StartFailed, match="is in use"):
+            await server.open()
+    assert list(site.cache.glob("archives/*")) == []
+    site.content["listeners"]["a"]["address"] = "127.0.0.1:0"
+    site.content["server"]["state_dir"] = "state"
+    (site.store / "state").write_text("a file, where a folder is to be")
+    server = Server(config.parse(site.content, folder=site.store))
+    with pytest.raises(StartFailed, match="state_dir"):
+        await server.open()
+    assert list(site.cache.glob("archives/*")) == []
+
+
+@pytest.mark.parametrize("wrong", [{"isolation": "thread"}, {"device": "cuda:7"}])
+async def test_an_entry_that_is_wrong_leaves_nothing(site, wrong):
+    """What was unpacked for an entry that cannot be served after all is removed, also while a server goes on."""
+    make_zip(site.store / "m.mar", TORCHSERVE)
+    async with testing.serve(site.content, workers="scripted") as app:
+        entry = {"source": str(site.store / "m.mar"), **wrong}
+        with pytest.raises(ConfigError):
+            await app.server.reload(config.parse({**site.content, "models": {"m": entry}}, folder=site.store))
+        assert site.left() == []
 
 
 async def test_torchserves_precedence(site):

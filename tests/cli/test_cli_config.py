@@ -67,8 +67,16 @@ MISTAKES = {
         'models.m.handler: handler \'mine\' is not "module:Class", for example "my_package.my_module:MyHandler"'
     ),
     '[models."a b"]\nhandler = "mine:Model"': (
-        "models: the name 'a b' may hold letters, digits, '_', '.' and '-' only"
+        "models: the name 'a b' may hold letters, digits, '_', '.' and '-' only, at most 255 of them"
     ),
+    f'[models.{"m" * 256}]\nhandler = "mine:Model"': (
+        f"models: the name '{'m' * 80}' may hold letters, digits, '_', '.' and '-' only, at most 255 of them"
+    ),
+    MODEL + f'version = "{"1" * 256}"': (
+        f"models.m.version: \"{'1' * 76}... is wrong: it must be at most 255 letters, digits, '_', '.' and '-', "
+        "and begin with a letter or a digit"
+    ),
+    'optional = ["m"]': "optional: unknown key",
     "models = 3": "models: 3 is wrong: it must be a table",
     '[log]\nlevel = "loud"': 'log.level: "loud" is wrong: it must be "debug", "info", "warning" or "error"',
     '[log]\naccess = "yes"': 'log.access: "yes" is wrong: it must be true or false',
@@ -220,7 +228,7 @@ def test_check_prints_the_whole_configuration(capsys, tmp_path):
     code, out, err = run(capsys, "--check", str(file))
     assert (code, err) == (0, "")
     shown = json.loads(out)
-    assert set(shown) == set(config.Config.model_fields) - {"folder"}
+    assert set(shown) == set(config.Config.model_fields) - config.NOT_OF_THE_FILE
     assert set(shown["models"]["m"]) == set(config.Model.model_fields)
     assert set(shown["listeners"]) == {"inference", "management"}
 

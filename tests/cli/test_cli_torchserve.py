@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +142,45 @@ def test_tls(place):
             assert ask(channel, key) == b"hello"
 
 
+def test_files_that_are_wrong(place):
+    """A certificate that is not there, and a file that is none of properties: one line that names whose it is."""
+    tls = "enable_grpc_ssl = true\ncertificate_file = cert.pem\nprivate_key_file = key.pem\n"
+    (place / "config.properties").write_text(FILE + tls)
+    with running("config.properties", folder=place) as server:
+        assert server.wait_end() == 1
+        assert f"actorserve: listeners.inference.tls: there is no file {place / 'cert.pem'}\n" in server.text("err")
+    (place / "config.properties").write_text("a=\\uzzzz")
+    with running("config.properties", folder=place) as server:
+        assert server.wait_end() == 2
+        assert server.text("err").startswith("actorserve: config.properties: it is no file of properties: ")
+
+
+def test_all_that_is_in_the_store(place):
+    """With `all`, an archive whose manifest is fine and whose content is not is left out, with a warning that says why;
+    --check prints nothing but the configuration on stdout meanwhile. One that is named ends the start.
+    """
+    with zipfile.ZipFile(place / "store" / "climbs.mar", "w") as file:
+        file.writestr("MAR-INF/MANIFEST.json", '{"model": {"modelName": "climbs", "handler": "h.py"}}')
+        file.writestr("../h.py", "")
+    (place / "store" / "empty").mkdir()
+    with running("--check", "--models", "all", folder=place) as server:
+        assert server.wait_end() == 0
+        assert set(json.loads(server.text())["models"]) == {"noop", "climbs", "empty"}
+    with running("--models", "all", folder=place) as server:
+        server.wait_for(r"(?m)^Model server started\.$")
+        left = {
+            found["key"]: found["why"]
+            for found in map(json.loads, server.lines["err"])
+            if found["event"] == "model left out"
+        }
+        assert re.search(r"noop +1\.0 +READY", server.text())
+    assert set(left) == {"models.climbs.source", "models.empty"}
+    assert left["models.climbs.source"].endswith("member '../h.py' leads out of the archive")
+    with running("--models", "climbs.mar", folder=place) as server:
+        assert server.wait_end() == 2
+        assert "models.climbs.source: " in server.text("err")
+
+
 def test_flags_alone(place):
     """Without a file the flags will do; they win over config.properties of the working folder."""
     (place / "config.properties").write_text("grpc_inference_port=0\ngrpc_management_port=0\nmodel_store=nowhere\n")
@@ -267,6 +309,12 @@ def test_start_with_toml(command):
     code, _, err = command("config.toml", "--dt")
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("actorserve: --disable-token-auth: is for config.properties")
+    shutil.copy(command.folder / "store" / "noop.mar", command.folder / "store" / "same.mar")
+    code, out, _ = command("config.toml", "--check", "--model-store", "store", "--models", "all")
+    assert (code, set(json.loads(out)["models"])) == (0, {"noop"})
+    (command.folder / "wrong.toml").write_text("models = 3\n")
+    code, _, err = command("wrong.toml", "--check", "--model-store", "store", "--models", "noop.mar")
+    assert (code, err) == (2, "actorserve: wrong.toml: models: 3 is wrong: it must be a table\n")
     code, _, err = command("config.toml", "--models", "noop.mar")
     assert (code, err) == (2, "actorserve: --models: needs --model-store beside a config.toml\n")
     code, _, err = command("config.toml", "--ts-config", "config.properties")
