@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from actorserve.config_listener import Listener, Tls
+from actorserve.config_servicer import Replicas, Servicer, check_servicers
 from actorserve.config_types import (
     AUTO,
     NAME,
@@ -43,7 +44,7 @@ from actorserve.config_types import (
 )
 from actorserve.errors import ConfigError
 
-SERVICES = ("inference", "management", "health", "reflection")
+SERVICES = ("inference", "management", "health", "reflection", "servicers")
 DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "inference": {"address": "127.0.0.1:7070", "services": ["inference", "health", "reflection"]},
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
@@ -347,7 +348,13 @@ class Config(Table):
     log: Log = Field(default_factory=Log)
     listeners: dict[str, Listener] = Field(default_factory=dict)
     models: dict[str, Model] = Field(default_factory=dict)
+    servicers: tuple[Servicer, ...] = Field(default=(), strict=False)
     folder: Path = Field(default_factory=Path.cwd, exclude=True)
+
+    @model_validator(mode="after")
+    def _servicers_have_a_place(self) -> Config:
+        check_servicers(self.servicers, self.listeners)
+        return self
 
     @field_validator("models", "listeners")
     @classmethod
@@ -501,6 +508,8 @@ def _table_at(location: Sequence[int | str]) -> type[BaseModel]:
         "models": Model,
         "workers": Workers,
         "tls": Tls,
+        "servicers": Servicer,
+        "replicas": Replicas,
     }
     for depth, part in enumerate(location):
         if depth != 1:  # the second part is a name that the user gave
@@ -521,3 +530,5 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
     yield "tls", Tls
     yield "[models.NAME]", Model
     yield "workers", Workers
+    yield "[[servicers]]", Servicer
+    yield "replicas", Replicas
