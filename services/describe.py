@@ -22,8 +22,11 @@ FIRST_WORKER_ID = 9000
 
 
 def listing(tree: Tree, *, limit: int, start: int) -> str:
-    """A page of the default versions. `limit` 0 or out of range is 100; `start` is the last page's token."""
-    models = [model for model in tree.models if model.is_default]
+    """A page of the default versions; what has a schema of its own is no model.
+
+    `limit` 0 or out of range is 100; `start` is the last page's token.
+    """
+    models = [model for model in tree.models if model.is_default and not model.spec.has_own_schema]
     limit = limit if 0 < limit <= PAGE else PAGE
     start = max(start, 0)
     body: dict[str, Any] = {}

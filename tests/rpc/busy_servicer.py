@@ -1,5 +1,7 @@
 """Servicers with a memory, for what only shows while calls run: blocking, and asyncio."""
 
+# ruff: noqa: N802  # names of rpcs
+
 import asyncio
 import os
 import threading
@@ -78,7 +80,7 @@ class AsyncBusy(diff_pb2_grpc.DiffServicer):
                 finally:
                     COUNTS["gone"] += 1
             case "block":
-                time.sleep(request.count)
+                time.sleep(request.count)  # noqa: ASYNC251  # the case
         return diff_pb2.Told(text=request.case)
 
     async def Many(self, request, context):

@@ -66,7 +66,7 @@ class Back(RpcHost):
             "left": Method(Cardinality.UNARY_UNARY, self.left),
             "hang": Method(Cardinality.UNARY_UNARY, self.hang),
             "cancelled": Method(Cardinality.UNARY_UNARY, self.say_cancelled),
-            "die": Method(Cardinality.UNARY_UNARY, lambda call: os._exit(3)),
+            "die": Method(Cardinality.UNARY_UNARY, lambda _: os._exit(3)),
         }
 
     @staticmethod

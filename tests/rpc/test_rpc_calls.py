@@ -6,22 +6,11 @@ import pytest
 import trio
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
+from rpc_rig import config
 
 from actorserve import testing
-from conftest import HERE
 
 KINDS = ("Busy", "AsyncBusy")
-
-
-def config(generated, target, **keys):
-    """A server with one servicer."""
-    servicer = {"servicer": target, "path": [str(generated), str(HERE)], "max_ongoing_requests": 4, **keys}
-    return {
-        "server": {"state_dir": "", "grace_s": 5.0},
-        "log": {"access": False},
-        "listeners": {"user": {"address": "127.0.0.1:0", "services": ["servicers", "health", "reflection"]}},
-        "servicers": [servicer],
-    }
 
 
 @asynccontextmanager
@@ -92,26 +81,28 @@ async def test_deadline_ends_a_call(generated, kind):
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_more_calls_than_allowed(generated, kind):
     """A replica has max_ongoing_requests, max_queued_requests wait, one more is refused with RESOURCE_EXHAUSTED."""
-    async with serving(generated, kind, max_ongoing_requests=2, max_queued_requests=1) as (app, stub, pb):
-        async with trio.open_nursery() as nursery:
-            for expected in (1, 2):
-                nursery.start_soon(stub.One, pb.Ask(case="hold"))
-                while in_hand(app) < expected:
-                    await trio.sleep(0.001)
-            nursery.start_soon(stub.One, pb.Ask(case="release"))
-            while not app.tree().models[0].waiting:
+    async with (
+        serving(generated, kind, max_ongoing_requests=2, max_queued_requests=1) as (app, stub, pb),
+        trio.open_nursery() as nursery,
+    ):
+        for expected in (1, 2):
+            nursery.start_soon(stub.One, pb.Ask(case="hold"))
+            while in_hand(app) < expected:
                 await trio.sleep(0.001)
-            with pytest.raises(GRPCError) as refused:
-                await stub.One(pb.Ask(case="release"))
-            assert refused.value.status is Status.RESOURCE_EXHAUSTED
-            assert in_hand(app) == 2
-            nursery.cancel_scope.cancel()
+        nursery.start_soon(stub.One, pb.Ask(case="release"))
+        while not app.tree().models[0].waiting:
+            await trio.sleep(0.001)
+        with pytest.raises(GRPCError) as refused:
+            await stub.One(pb.Ask(case="release"))
+        assert refused.value.status is Status.RESOURCE_EXHAUSTED
+        assert in_hand(app) == 2
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_slow_reader_slows_its_generator(generated, kind):
     """A stream that nobody reads stands still, and is closed when its reader goes."""
-    async with serving(generated, kind) as (app, stub, pb):
+    async with serving(generated, kind) as (_app, stub, pb):
         async with stub.Many.open() as stream:
             await stream.send_message(pb.Ask(count=10_000), end=True)
             await stream.recv_message()
@@ -127,7 +118,7 @@ async def test_a_slow_reader_slows_its_generator(generated, kind):
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_slow_servicer_slows_its_client(generated, kind):
     """Messages that a servicer does not take wait at the client; all of them come."""
-    async with serving(generated, kind) as (app, stub, pb):
+    async with serving(generated, kind) as (_app, stub, pb):
         sent = 0
         async with stub.Collect.open() as stream:
 
@@ -151,12 +142,11 @@ async def test_a_slow_servicer_slows_its_client(generated, kind):
 @pytest.mark.parametrize("kind", KINDS)
 async def test_large_messages(generated, kind):
     """Five megabytes each way are no special case."""
-    async with serving(generated, kind) as (app, stub, pb):
-        async with stub.Many.open() as stream:
-            await stream.send_message(pb.Ask(count=5_000_000, data=bytes(5_000_000)), end=True)
-            assert len((await stream.recv_message()).data) == 5_000_000
-            assert len((await stream.recv_message()).data) == 5_000_000
-            await stream.cancel()
+    async with serving(generated, kind) as (_app, stub, pb), stub.Many.open() as stream:
+        await stream.send_message(pb.Ask(count=5_000_000, data=bytes(5_000_000)), end=True)
+        assert len((await stream.recv_message()).data) == 5_000_000
+        assert len((await stream.recv_message()).data) == 5_000_000
+        await stream.cancel()
 
 
 async def test_a_replica_that_dies(generated):
@@ -183,7 +173,7 @@ async def test_a_replica_that_dies(generated):
 
 async def test_code_that_keeps_the_loop(generated):
     """A replica whose loop gets no turn answers PING all the same; past response_timeout_s it is killed."""
-    async with serving(generated, "AsyncBusy", response_timeout_s=2.0) as (app, stub, pb):
+    async with serving(generated, "AsyncBusy", response_timeout_s=2.0) as (_app, stub, pb):
         assert (await stub.One(pb.Ask(case="block", count=1))).text == "block"
         with pytest.raises(GRPCError) as killed:
             await stub.One(pb.Ask(case="block", count=60))
@@ -197,7 +187,7 @@ async def test_bytes_that_are_no_request(generated):
     from actorserve.services.servicers import Raw  # noqa: PLC0415  # bytes as a message
 
     for kind, status in (("Busy", Status.INTERNAL), ("AsyncBusy", Status.UNKNOWN)):
-        async with serving(generated, kind) as (app, stub, pb):
+        async with serving(generated, kind) as (_app, stub, _pb):
             stub.One.request_type = Raw
             with pytest.raises(GRPCError) as wrong:
                 await stub.One(Raw(b"\xff\xff"))

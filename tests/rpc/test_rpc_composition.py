@@ -2,10 +2,10 @@
 
 import pytest
 import trio
+from rpc_rig import HERE
 
 from actorserve import testing
 from actorserve.actors.messages import Call, Cardinality
-from conftest import HERE
 
 CONFIG = {
     "server": {"state_dir": ""},
@@ -24,7 +24,9 @@ async def app():
         yield app
 
 
-def ask(app, method, data=b"", cardinality=Cardinality.UNARY_UNARY, *, target="back", deadline=float("inf"), to="front"):
+def ask(
+    app, method, data=b"", cardinality=Cardinality.UNARY_UNARY, *, target="back", deadline=float("inf"), to="front"
+):
     """Ask the front to ask the back."""
     metadata = {"target": target, "method": method}
     call = Call("go" if to == "front" else method, cardinality, data, metadata)

@@ -9,8 +9,8 @@ import sys
 
 import grpc
 import pytest
-from asking import asked
-from conftest import HERE, free_port
+from rpc_asking import asked
+from rpc_rig import HERE, free_port
 
 KINDS = {
     "blocking": "blocking_servicer:Servicer",

@@ -6,7 +6,7 @@ import pytest
 import trio
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
-from test_rpc_calls import config
+from rpc_rig import HERE, config
 
 from actorserve import testing
 from actorserve.config import parse
@@ -16,7 +16,6 @@ from actorserve.proto.grpc_health_v1_grpc import HealthStub
 from actorserve.proto.grpc_health_v1_pb2 import HealthCheckRequest, HealthCheckResponse
 from actorserve.proto.grpc_reflection_v1_grpc import ServerReflectionStub
 from actorserve.proto.grpc_reflection_v1_pb2 import ServerReflectionRequest
-from conftest import HERE
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 
@@ -39,13 +38,13 @@ def bare(generated):
     return {**config(generated, "busy_servicer:Busy"), "servicers": []}
 
 
-async def answer(channel, case="echo", timeout=20):
+async def answer(channel, case="echo"):
     """The text that `One` answers, or the status."""
     import diff_grpc  # noqa: PLC0415  # generated when the tests run
     import diff_pb2  # noqa: PLC0415
 
     try:
-        return (await diff_grpc.DiffStub(channel).One(diff_pb2.Ask(case=case), timeout=timeout)).text
+        return (await diff_grpc.DiffStub(channel).One(diff_pb2.Ask(case=case), timeout=20)).text
     except GRPCError as error:
         return error.status
 
@@ -160,9 +159,9 @@ async def test_a_servicer_that_cannot_be_made_is_failed(generated):
 
 async def test_calls_before_the_schema_is_known_wait(generated):
     """A call that comes as soon as the listener is open is answered; a method that nobody has is refused in the end."""
-    async with server(config(generated, "busy_servicer:Busy"), wait_loaded=False) as (app, channel):
+    async with server(config(generated, "busy_servicer:Busy"), wait_loaded=False) as (_app, channel):
         assert await answer(channel) == "echo"
-    async with server(config(generated, "nowhere:X"), wait_loaded=False) as (app, channel):
+    async with server(config(generated, "nowhere:X"), wait_loaded=False) as (_app, channel):
         assert await answer(channel) is Status.UNIMPLEMENTED
 
 
@@ -170,7 +169,7 @@ async def test_reflection_has_the_users_files(generated):
     """The user's own file, with its messages and methods, from a schema of its own."""
     from google.protobuf.descriptor_pb2 import FileDescriptorProto  # noqa: PLC0415
 
-    async with server(config(generated, "grpclib_service:Service")) as (app, channel):
+    async with server(config(generated, "grpclib_service:Service")) as (_app, channel):
         found = await reflected(channel, file_containing_symbol="diff.Diff.Talk")
         (file,) = map(FileDescriptorProto.FromString, found.file_descriptor_response.file_descriptor_proto)
         assert file.name == "diff.proto"
