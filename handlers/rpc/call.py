@@ -220,5 +220,6 @@ class RpcCall:
         """End it. Only the first ending counts."""
         if not self.ended:
             self.ended = True
+            self.on_cancel = None  # no cycle is left for the collector
             self.engine.calls.pop(self.opened.id, None)
             self.engine.post(wire_calls.ended(self.opened.id, ending))

@@ -49,7 +49,7 @@ from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
 from actorserve.services.transport.tls import Certificates, Files
-from actorserve.servicing import Place, Servicing
+from actorserve.servicing import Place, Servicing, key_of
 
 log = structlog.get_logger("actorserve.server")
 LAST_CALLS_S = 2.0
@@ -114,8 +114,10 @@ class Server:
         self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release)
         self._begun = False
         self._on_change = on_change
-        self.servicing = Servicing(actor_settings, self.supervisor, self.directory, folder=folder)
-        self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
+        self.health = HealthBoard(self.supervisor.observe, self._expected())
+        self.servicing = Servicing(
+            actor_settings, self.supervisor, self.directory, folder=folder, on_failed=self.health.forget
+        )
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         further = tuple(extra_services)
         self.grpc = {name: self._grpc(name, listener, further) for name, listener in settings.listeners.items()}
@@ -188,6 +190,11 @@ class Server:
 
     async def _release(self, spec: ModelSpec) -> None:
         await self.unpacking.release(spec.model_dir)
+
+    def _expected(self) -> list[str]:
+        """The keys of what starts with the server and has workers."""
+        servicers = [key_of(servicer) for servicer in self.settings.servicers if servicer.replicas.min]
+        return [*(spec.key for spec in self.specs if spec.workers_min), *servicers]
 
     def _changed(self) -> None:
         self.health.refresh()
@@ -282,7 +289,7 @@ class Server:
         except StateFailed as error:
             raise StartFailed(f"server.state_dir: {error}") from None
         self.specs = tuple([await self._unpacked(spec) for spec in found])
-        self.health.expect([spec.key for spec in self.specs if spec.workers_min])
+        self.health.expect(self._expected())
 
     async def _unpacked(self, spec: ModelSpec) -> ModelSpec:
         """A model of the API with its archive unpacked anew. One that is gone or broken is FAILED when it starts."""
