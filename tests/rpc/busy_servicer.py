@@ -4,6 +4,7 @@
 
 import asyncio
 import os
+import sys
 import threading
 import time
 
@@ -31,6 +32,10 @@ class Busy(diff_pb2_grpc.DiffServicer):
                     time.sleep(0.005)
             case "die":
                 os._exit(7)
+            case "exit":
+                sys.exit(1)
+            case "no-text":
+                context.set_trailing_metadata((("x-number", 5),))
             case "pid":
                 return diff_pb2.Told(number=os.getpid())
         return diff_pb2.Told(text=request.case)
