@@ -71,7 +71,10 @@ class ActorSettings:
 
 
 class Incarnation:
-    """See the module's docstring. `run` once. `on_worn` is called when it should be replaced."""
+    """See the module's docstring. `run` once. `on_worn` is called when it should be replaced.
+
+    `gate`: once READY it touches the mailbox only when that is set (rollout.py); None: at once.
+    """
 
     def __init__(
         self,
@@ -80,8 +83,12 @@ class Incarnation:
         settings: ActorSettings,
         on_ready: Callable[[float], None],
         on_worn: Callable[[], None],
+        *,
+        gate: trio.Event | None = None,
     ) -> None:
         self.spec = spec
+        self._gate = gate
+        self._able = Capabilities(infer=False, generate=False)  # until its worker says what it can do
         self._wear = Wear(spec.model, settings.measure, on_worn)
         self.ready_at: float | None = None
         self.pid: int | None = None
@@ -202,6 +209,10 @@ class Incarnation:
             await self._load(worker)
             nursery.start_soon(self._watch, worker, in_hand)
             nursery.start_soon(self._wear.weigh, self.pid)
+            if self._gate is not None and not self._gate.is_set():
+                await self._gate.wait()
+            if not self._draining:
+                self._mailbox.learn(self._able)
             await self._take_until_drained(in_hand)
             await self._say_stop(worker)
             drained = True
@@ -294,7 +305,7 @@ class Incarnation:
             case Kind.READY:
                 said = wire.read_note(frame.payload)
                 able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences", "calls"))
-                self._mailbox.learn(Capabilities(*able))
+                self._able = Capabilities(*able)
                 self._loaded.set()
             case Kind.FAILED:
                 said = wire.read_note(frame.payload)

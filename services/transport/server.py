@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -63,7 +64,7 @@ class Statistics:
     closed: Mapping[str, int] = field(default_factory=dict)  # by reason: peer, fault, handshake, slow, stall, idle ...
 
 
-def _no_translation(_error: Exception) -> GRPCError | None:
+def _no_translation(_error: Exception, _call: ServerStream) -> GRPCError | None:
     return None
 
 
@@ -87,12 +88,12 @@ class GrpcServer:
         self._limits = limits or Limits()
         self._translate = translate
         self._on_end = on_end
-        self._interceptors = tuple(interceptors)
+        self.interceptors = tuple(interceptors)
         self._handshakes = None if certificates is None else Handshakes(certificates, self._limits)
         self._coming, self._going = Pace(self._limits.connection_rate), Pace(self._limits.connection_rate / 2)
         self.__dispatch__ = Events(self._compose)  # grpclib.events.listen finds it under this name
         self._listened = False
-        self._invoke = compose(self._interceptors) if self._interceptors else None
+        self._invoke = compose(self.interceptors) if self.interceptors else None
         self._connections: dict[ServerConnection, None] = {}  # in the order of coming, or of having been looked at
         self._refused = 0
         self._lingering = 0
@@ -123,11 +124,22 @@ class GrpcServer:
         found = self._handlers.get(path.encode())
         return None if found is None else found[1]
 
+    @property
+    def limits(self) -> Limits:
+        """The limits of connections to come; those that are open keep theirs."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        if self._handshakes is not None:
+            self._handshakes.limits = limits
+
     def _compose(self) -> None:
         """Somebody listens to grpclib's events: they become the innermost interceptor."""
         if not self._listened:
             self._listened = True
-            self._invoke = compose((*self._interceptors, self.__dispatch__.intercept))
+            self._invoke = compose((*self.interceptors, self.__dispatch__.intercept))
 
     async def serve_connection(
         self, stream: trio.abc.Stream, peer: str = "", identity: PeerIdentity | None = None
@@ -206,12 +218,11 @@ class GrpcServer:
                 if self._draining:
                     scope.cancel()
                 try:
-                    await trio.serve_listeners(
-                        self._accepted,
-                        [PacedListener(one, self._coming) for one in listeners],
-                        handler_nursery=nursery,
-                        task_status=task_status,
-                    )
+                    async with trio.open_nursery() as accepting:
+                        paced = [PacedListener(one, self._coming) for one in listeners]
+                        serve = partial(trio.serve_listeners, self._accepted, paced, handler_nursery=nursery)
+                        await accepting.start(serve)
+                        task_status.started(listeners)
                 finally:
                     self._accepting.discard(scope)
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
 
 from actorserve import config
-from actorserve.actors import archives, model_store
+from actorserve.actors import archives, fetching, model_store
+from actorserve.actors.applying import Applying
 from actorserve.actors.device import Ledger, find_gpus, free_memory
 from actorserve.actors.directory import Directory
+from actorserve.actors.environment import shown
 from actorserve.actors.forkservers import Forkservers, ProcessSpawner
 from actorserve.actors.messages import ModelSpec, Spawn, State, Tree
 from actorserve.actors.model_actor import ActorSettings
@@ -28,9 +31,11 @@ from actorserve.actors.registrar import Registrar
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, relocate
 from actorserve.actors.reply import Reply
+from actorserve.actors.sources import Sources
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.unpacking import Unpacking
+from actorserve.actors.urls import AllowList
 from actorserve.actors.worker_process import Spawner
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Servicer
@@ -38,13 +43,16 @@ from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
-from actorserve.services.access import Access
+from actorserve.reloader import Reloader
+from actorserve.reloading import text_of
+from actorserve.services import compat, status
+from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
+from actorserve.services.key_file import Door, KeyFile
 from actorserve.services.management import ManagementService
 from actorserve.services.reflection import AlphaReflectionService, ReflectionService
 from actorserve.services.schemas import Schema, names_of
-from actorserve.services.status import translate
 from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
@@ -91,7 +99,8 @@ class Server:
         cache_dir = settings.server.cache_dir.expanduser()
         self.forkservers: Forkservers | None = None
         if spawner is None:
-            self.forkservers = Forkservers(cache_dir)
+            seen = shown(os.environ, settings.server.hide_env)
+            self.forkservers = Forkservers(cache_dir, environment=seen, inherits=settings.server.inherit_env)
             spawner = SpawnerByIsolation(ProcessSpawner(self.forkservers), ThreadSpawner())
         actor_settings = ActorSettings(
             spawner=spawner,
@@ -111,14 +120,21 @@ class Server:
         )
         state_dir = settings.server.state_dir
         self.registry = Registry(None if state_dir is None else folder / state_dir)
-        self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release)
+        self.fetching = fetching_of(settings)
+        store = folder / settings.server.model_store
+        self.sources = Sources(store, folder, self.fetching, self.unpacking)
+        self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release, on_kept=self.sources.keep)
         self._begun = False
+        self._spawned = trio.Event()
+        self._ledger = ledger
+        self._reloader: Reloader | None = None
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, self._expected())
         self.servicing = Servicing(
             actor_settings, self.supervisor, self.directory, folder=folder, on_failed=self.health.forget
         )
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
+        self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
         self.grpc = {name: self._grpc(name, listener, further) for name, listener in settings.listeners.items()}
         self.bound: tuple[Bound, ...] = ()
@@ -130,8 +146,14 @@ class Server:
         services: list[Any] = []
         schemas: list[Schema] = []
         follows: dict[str, str] = {}
+        as_torchserve = listener.compatibility == "torchserve"
+        table = compat if as_torchserve else status
         if "inference" in listener.services:
-            services.append(InferenceService(self.directory, self.supervisor))
+            services.append(
+                InferenceService(
+                    self.directory, self.supervisor, in_band=table.status_bytes, as_torchserve=as_torchserve
+                )
+            )
         if "management" in listener.services:
             server = self.settings.server
             services.append(
@@ -139,10 +161,12 @@ class Server:
                     self.directory,
                     self.supervisor,
                     self.registrar,
-                    model_store=self.settings.folder / server.model_store,
-                    folder=self.settings.folder,
-                    grace_s=server.grace_s,
-                    unpacking=self.unpacking,
+                    as_torchserve=as_torchserve,
+                    sources=self.sources,
+                    grace_s=self._unregister_grace_s,
+                    model_api=server.model_api,
+                    registered_workers=server.registered_workers,
+                    defaults=self._defaults_of,
                 )
             )
         self._add_standard(listener, services, further, schemas, follows)
@@ -151,7 +175,7 @@ class Server:
         grpc = GrpcServer(
             [*services, *further],
             limits=limits,
-            translate=translate,
+            translate=table.translate,
             on_end=on_end,
             interceptors=self._interceptors(listener),
             certificates=None if listener.tls is None else Certificates(self._files(listener.tls)),
@@ -160,11 +184,36 @@ class Server:
             self.servicing.places[name] = Place(grpc, schemas, follows)
         return grpc
 
+    @property
+    def _unregister_grace_s(self) -> float:
+        server = self.settings.server
+        return server.grace_s if server.unregister_grace_s is None else server.unregister_grace_s
+
+    def _defaults_of(self, name: str, version: str) -> Mapping[str, Any]:
+        """What `model_defaults` says of a model, as it was reloaded last."""
+        settings = self.settings if self._reloader is None else self._reloader.settings
+        return settings.defaults_of(name, version)
+
     def _interceptors(self, listener: Listener) -> list[Interceptor]:
+        if listener.key_file is not None:
+            keys = Door(self._key_file(self.settings.folder / listener.key_file), listener.services)
+            return [Access(keys, exempt=listener.auth_exempt)]
         if listener.tokens_file is None:
             return []
+        return [Access(self._tokens(listener), exempt=listener.auth_exempt)]
+
+    def _tokens(self, listener: Listener) -> Finds:
+        """What a listener's file of tokens says now; ConfigError."""
+        assert listener.tokens_file is not None  # noqa: S101  # narrows the type: the caller has looked
         tokens = read_tokens(self.settings.folder / listener.tokens_file)
-        return [Access(tokens, exempt=listener.auth_exempt)]
+        return compat.CaseSensitive(tokens) if listener.compatibility == "torchserve" else tokens
+
+    def _key_file(self, path: Path) -> KeyFile:
+        """One for all listeners that name it."""
+        server = self.settings.server
+        expiration_s, overlap_s = server.token_expiration_min * 60, server.token_overlap_min * 60
+        made = KeyFile(path, expiration_s=expiration_s, overlap_s=overlap_s)
+        return self.keys.setdefault(path.resolve(), made)
 
     def _files(self, tls: Tls) -> Files:
         folder = self.settings.folder
@@ -189,7 +238,13 @@ class Server:
         names += [name for service in (*services, *further) for name in names_of(service)]
 
     async def _release(self, spec: ModelSpec) -> None:
-        await self.unpacking.release(spec.model_dir)
+        """A model is gone. One that goes with the server comes back with the next: its file stays."""
+        if self._stop.is_set():
+            await self.unpacking.release(spec.model_dir)
+            return
+        tree = self.observe()
+        used = [model.spec.url for model in (*tree.models, *tree.leaving)]
+        await self.sources.give_back(spec.url, spec.model_dir, used)
 
     def _expected(self) -> list[str]:
         """The keys of what starts with the server and has workers."""
@@ -233,6 +288,9 @@ class Server:
         finally:
             await self.registry.close()
             self.unpacking.close()
+            for keys in self.keys.values():
+                keys.remove()
+            self.fetching.close()
             for bound in self.bound:
                 for address in bound.addresses:
                     remove_file(address)
@@ -240,6 +298,9 @@ class Server:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as back:
             back.start_soon(self.access.run)
+            self._write_keys()  # where no listener was opened
+            for keys in self.keys.values():
+                back.start_soon(keys.run)
             if self.forkservers is not None:
                 await back.start(self.forkservers.run)
             await back.start(self.supervisor.run)
@@ -249,6 +310,7 @@ class Server:
                     key = spec.key if spec.name in self.loading else spec.name
                     self.loading[key] = await self._spawn(spec)
                 self._begin_servicers(front)
+                self._spawned.set()
                 for name, opened in self._listeners.items():
                     await front.start(self.grpc[name].serve, opened)
                 task_status.started()
@@ -266,6 +328,14 @@ class Server:
             self.servicing.expect()
             nursery.start_soon(self.servicing.begin, servicers, replies)
 
+    async def reload(self, new: config.Config) -> None:
+        """Take up another configuration; returns when it is done. ConfigError, StateFailed: nothing was changed."""
+        await self._spawned.wait()
+        if self._stop.is_set():
+            return
+        assert self._reloader is not None  # noqa: S101  # narrows the type: _begin has set it
+        await self._reloader.reload(new)
+
     async def _spawn(self, spec: ModelSpec) -> Reply[None]:
         """Have a model start. What is refused is seen where its loading is waited for; there may be many models."""
         try:
@@ -282,12 +352,23 @@ class Server:
             return
         self._begun = True
         await self.registry.open()
-        models = self.settings.models
-        entries = {spec.name: Entry(spec, models[spec.name].model_dump_json(exclude_unset=True)) for spec in self.specs}
+        entries = {spec.name: Entry(spec, text_of(self.settings, spec.name)) for spec in self.specs}
+        self._reloader = Reloader(
+            self.settings,
+            entries,
+            make_spec=lambda name, settings: model_spec(name, settings, self._ledger, self.unpacking),
+            read_tokens=self._tokens,
+            registry=self.registry,
+            applying=Applying(self.registry, self.registrar, self.supervisor, grace_s=self._unregister_grace_s),
+            unpacking=self.unpacking,
+            servers=self.grpc,
+            health=self.health,
+        )
         try:
             found = await self.registrar.begin(entries)
         except StateFailed as error:
             raise StartFailed(f"server.state_dir: {error}") from None
+        await self.sources.tidy([spec.url for spec in found], [spec.url for spec in self.registrar.dropped])
         self.specs = tuple([await self._unpacked(spec) for spec in found])
         self.health.expect(self._expected())
 
@@ -295,9 +376,8 @@ class Server:
         """A model of the API with its archive unpacked anew. One that is gone or broken is FAILED when it starts."""
         if spec.loaded_at_startup or not is_packed(spec.url):
             return spec
-        store = self.settings.folder / self.settings.server.model_store
         try:
-            source = await model_store.open_source(model_store.locate(store, spec.url), self.unpacking)
+            source = await self.sources.reopen(spec)
         except ActorserveError as error:
             log.warning("the archive of a registered model cannot be used", model=spec.key, why=str(error))
             return spec
@@ -334,12 +414,18 @@ class Server:
                     opened[name] += await open_address(name, address, reuse_port=listener.reuse_port)
                 addresses = tuple(address_of(one) for one in opened[name])
                 bound.append(Bound(name, listener.services, addresses))
+            self._write_keys()  # not before the ports are ours: another server's keys stay as they are
         except BaseException:
             for listeners in opened.values():
                 close_all(listeners)
             raise
         self.bound = tuple(bound)
         self._listeners = opened
+
+    def _write_keys(self) -> None:
+        """Write the keys of every `key_file`. StartFailed. Idempotent."""
+        for keys in self.keys.values():
+            keys.begin()
 
     async def wait_loaded(self) -> list[tuple[str, ActorserveError]]:
         """Wait until every configured model is READY or FAILED; gives the failures."""
@@ -390,16 +476,43 @@ def unpacking_of(settings: config.Config, ledger: Ledger) -> Unpacking:
     )
 
 
+def fetching_of(settings: config.Config) -> fetching.Fetching:
+    """What fetches files from URLs, by the configuration."""
+    server = settings.server
+    limits = fetching.Limits(
+        bytes_=server.max_archive_bytes,
+        timeout_s=server.download_timeout_s,
+        stall_s=server.download_stall_timeout_s,
+        at_once=server.max_downloads,
+    )
+    return fetching.Fetching(settings.folder / server.model_store, AllowList(server.allowed_urls), limits)
+
+
+def model_spec(name: str, settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> ModelSpec:
+    """What a model's entry comes to; ConfigError names its key. Threads are not settled. Blocks, as `model_specs`."""
+    try:
+        spec = model_store.of_config(
+            name,
+            settings.models[name],
+            folder=settings.folder,
+            unpacking=unpacking,
+            defaults=settings.defaults_of,
+            store=settings.folder / settings.server.model_store,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    try:
+        ledger.resolve(spec.devices)
+    except ConfigError as error:
+        unpacking.remove(spec.model_dir)
+        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    return spec
+
+
 def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:
     """What to run, from the file; ConfigError names the model whose source, device or key is wrong.
 
     Archives are unpacked: this may block for long, before anything is served.
     """
-    specs: list[ModelSpec] = []
-    for name, model in settings.models.items():
-        try:
-            specs.append(model_store.of_config(name, model, folder=settings.folder, unpacking=unpacking))
-            ledger.resolve(specs[-1].devices)
-        except ConfigError as error:
-            raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    specs = [model_spec(name, settings, ledger, unpacking) for name in settings.models]
     return tuple(ledger.settle_threads(spec, (other for other in specs if other is not spec)) for spec in specs)
