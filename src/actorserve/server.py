@@ -57,7 +57,7 @@ from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
 from actorserve.services.transport.tls import Certificates, Files
-from actorserve.servicing import Place, Servicing, key_of
+from actorserve.servicing import Place, Servicing, expected
 
 log = structlog.get_logger("actorserve.server")
 LAST_CALLS_S = 2.0
@@ -131,7 +131,12 @@ class Server:
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, self._expected())
         self.servicing = Servicing(
-            actor_settings, self.supervisor, self.directory, folder=folder, on_failed=self.health.forget
+            actor_settings,
+            self.supervisor,
+            self.directory,
+            folder=folder,
+            grace_s=settings.server.grace_s,
+            on_failed=self.health.forget,
         )
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
@@ -248,8 +253,8 @@ class Server:
 
     def _expected(self) -> list[str]:
         """The keys of what starts with the server and has workers."""
-        servicers = [key_of(servicer) for servicer in self.settings.servicers if servicer.replicas.min]
-        return [*(spec.key for spec in self.specs if spec.workers_min), *servicers]
+        models = (spec.key for spec in self.specs if spec.workers_min)
+        return [*models, *expected(self.settings.servicers)]
 
     def _changed(self) -> None:
         self.health.refresh()
@@ -261,11 +266,11 @@ class Server:
 
     async def replace_servicer(self, servicer: Servicer) -> Reply[None]:
         """Serve it instead of the one that has its name."""
-        return await self.servicing.replace(servicer, grace_s=self.settings.server.grace_s)
+        return await self.servicing.replace(servicer)
 
     async def remove_servicer(self, label: str) -> Reply[None]:
         """Serve the one of this name no longer."""
-        return await self.servicing.remove(label, grace_s=self.settings.server.grace_s)
+        return await self.servicing.remove(label)
 
     def stop(self) -> None:
         """Begin the drain. Idempotent."""
@@ -363,6 +368,7 @@ class Server:
             unpacking=self.unpacking,
             servers=self.grpc,
             health=self.health,
+            servicing=self.servicing,
         )
         try:
             found = await self.registrar.begin(entries)
