@@ -105,6 +105,7 @@ FLOORS = {
     "actorserve.reloading": 7,
     "actorserve.scripted": 7,
     "actorserve.server": 7,
+    "actorserve.servicer_specs": 7,
     "actorserve.servicing": 7,
     "actorserve.background": 7,
     "actorserve.torchserve_config": 7,

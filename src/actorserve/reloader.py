@@ -36,10 +36,11 @@ from actorserve.reloading import (
     takes_up,
     text_of,
 )
+from actorserve.servicer_specs import expected
 from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard
 from actorserve.services.transport.server import GrpcServer
-from actorserve.servicing import Servicing, expected
+from actorserve.servicing import Servicing
 
 log = structlog.get_logger("actorserve.reload")
 MakeSpec = Callable[[str, config.Config], ModelSpec]

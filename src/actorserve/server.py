@@ -45,6 +45,7 @@ from actorserve.listening import address_of, close_all, open_address, remove_fil
 from actorserve.log import AccessLog, wants_json
 from actorserve.reloader import Reloader
 from actorserve.reloading import text_of
+from actorserve.servicer_specs import expected
 from actorserve.services import compat, status
 from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard, HealthService
@@ -57,7 +58,7 @@ from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
 from actorserve.services.transport.tls import Certificates, Files
-from actorserve.servicing import Place, Servicing, expected
+from actorserve.servicing import Place, Servicing
 
 log = structlog.get_logger("actorserve.server")
 LAST_CALLS_S = 2.0

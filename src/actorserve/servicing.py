@@ -19,19 +19,17 @@ import trio
 
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
-from actorserve.actors.messages import Environment, ModelSpec, Restart, SetDefault, Spawn, Stop
+from actorserve.actors.messages import ModelSpec, SetDefault, Spawn, Stop
 from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.probe import probe
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
-from actorserve.config_servicer import MOST_QUEUED, Servicer
+from actorserve.config_servicer import Servicer
 from actorserve.errors import ActorserveError, AlreadyRegistered, BadInput, NoSuchModel, WrongState
+from actorserve.servicer_specs import key_of, spec_of
 from actorserve.services.schemas import Schema
 from actorserve.services.servicers import Ask, Routes, ServicerSchema, asking, waiting
 from actorserve.services.transport.server import GrpcServer
-
-HOST = "actorserve.handlers.rpc.servicer:ServicerHost"
-VERSION = "1"
 
 log = structlog.get_logger("actorserve.servicers")
 
@@ -129,6 +127,8 @@ class Servicing:
                 await self._try(label, self.remove, label)
         async with trio.open_nursery() as nursery:
             for servicer in wanted:
+                if not servicer.servicer:
+                    continue  # a schema alone is the business of who answers it
                 served = self.served.get(servicer.label)
                 if served is None:
                     nursery.start_soon(self._try, servicer.label, self.add, servicer)
@@ -290,56 +290,3 @@ async def _pass_on(ready: Reply[None], loading: Reply[None]) -> None:
         loading.set(None)
     except ActorserveError as error:
         loading.fail(error)
-
-
-def key_of(servicer: Servicer) -> str:
-    """The key (`name/version`) of the model that runs it first."""
-    return f"{servicer.label}/{VERSION}"
-
-
-def expected(servicers: Iterable[Servicer]) -> list[str]:
-    """The keys of those that have replicas from the start."""
-    return [key_of(servicer) for servicer in servicers if servicer.replicas.min]
-
-
-def spec_of(servicer: Servicer, *, folder: Path, version: str = VERSION) -> ModelSpec:
-    """The ModelSpec that runs a servicer. `folder` is what relative paths mean."""
-    listed = servicer.requirements
-    environment = Environment(
-        path=tuple(str((folder / one).resolve()) for one in servicer.path),
-        env=servicer.env,
-        pass_env=servicer.pass_env,
-        requirements=() if isinstance(listed, str) else listed,
-        requirements_file=str((folder / listed).resolve()) if listed and isinstance(listed, str) else "",
-        base=str(folder.resolve()),
-        install_timeout_s=servicer.install_timeout_s,
-    )
-    return ModelSpec(
-        name=servicer.label,
-        version=version,
-        handler=HOST,
-        model_dir=folder,
-        url=servicer.servicer,
-        options={
-            "servicer": servicer.servicer,
-            "functions": list(servicer.functions),
-            "max_ongoing_requests": servicer.max_ongoing_requests,
-        },
-        workers_min=servicer.replicas.min,
-        workers_max=servicer.replicas.max,
-        target_ongoing_requests=servicer.target_ongoing_requests,
-        upscale_delay_s=servicer.upscale_delay_s,
-        downscale_delay_s=servicer.downscale_delay_s,
-        devices=(servicer.device,) if isinstance(servicer.device, str) else servicer.device,
-        threads=servicer.threads,
-        batch_size=servicer.max_ongoing_requests,
-        queue_size=MOST_QUEUED if servicer.max_queued_requests < 0 else servicer.max_queued_requests,
-        startup_timeout_s=servicer.startup_timeout_s,
-        response_timeout_s=servicer.response_timeout_s,
-        max_restarts=servicer.max_restarts,
-        restart=Restart(servicer.restart),
-        max_worker_memory_mb=servicer.max_worker_memory_mb,
-        max_requests_per_worker=servicer.max_requests_per_worker,
-        loaded_at_startup=True,
-        environment=environment,
-    )
