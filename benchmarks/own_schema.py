@@ -80,7 +80,8 @@ def _measure(servers: dict[tuple[str, str], Server], rounds: int, calls: int) ->
             ran = load.run(server, Job("Ping", b"", EMPTY), calls=calls, in_flight=IN_FLIGHT)
             if number:  # the first warms up
                 spent[key].append(((server.cpu() - before).total / calls * 1e6, ran.rate))
-    print(f"{calls} calls a round, {rounds} rounds\n\n| servicer | under | CPU us a call | calls/s |\n|---|---|---|---|")
+    print(f"{calls} calls a round, {rounds} rounds\n")
+    print("| servicer | under | CPU us a call | calls/s |\n|---|---|---|---|")
     for (kind, under), found in spent.items():
         cpu, rate = (statistics.median(column) for column in zip(*found, strict=True))
         print(f"| {kind} | {under} | {cpu:.0f} | {rate:,.0f} |")
