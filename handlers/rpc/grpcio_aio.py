@@ -59,9 +59,7 @@ def method_of(handler: Any) -> Method:
 
     def begin(call: RpcCall) -> None:
         context = Context(call, decode, encode)
-        task = call.engine.spawn(_guarded(call, context, run(call, context, behavior)))
-        call.on_cancel = task.cancel
-        task.add_done_callback(partial(_tell, context))
+        call.spawn(_guarded(call, context, run, behavior)).add_done_callback(partial(_tell, context))
 
     return Method(cardinality(handler), begin)
 
@@ -74,10 +72,10 @@ def _tell(context: Context, _task: asyncio.Task[Any]) -> None:
             log.exception("a callback of a call failed")
 
 
-async def _guarded(call: RpcCall, context: Context, work: Any) -> None:
+async def _guarded(call: RpcCall, context: Context, run: Any, behavior: Any) -> None:
     """Run a method: it ends its call, whatever happens."""
     try:
-        await work
+        await run(call, context, behavior)
     except asyncio.CancelledError:
         pass  # the caller has gone, or the servicer cancelled itself
     except AbortError as error:
