@@ -40,7 +40,7 @@ from actorserve.actors.worker_process import Spawner
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Servicer
 from actorserve.config_types import is_packed
-from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
+from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed, Unavailable
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
 from actorserve.reloader import Reloader
@@ -435,14 +435,15 @@ class Server:
             keys.begin()
 
     async def wait_loaded(self) -> list[tuple[str, ActorserveError]]:
-        """Wait until every configured model is READY or FAILED; gives the failures."""
+        """Wait until every configured model is READY, FAILED or taken away meanwhile; gives the failures."""
         failures: list[tuple[str, ActorserveError]] = []
         for name, reply in self.loading.items():
             try:
                 await reply.wait()
             except ActorserveError as error:
                 failures.append((name, error))
-        return failures
+        names = {one for model in self.observe().models for one in (model.spec.name, model.spec.key)}
+        return [(name, error) for name, error in failures if name in names or not isinstance(error, Unavailable)]
 
     @property
     def servicers(self) -> frozenset[str]:
@@ -455,11 +456,15 @@ class Server:
         return len(self.specs) + len(self.settings.servicers)
 
     def is_serving(self) -> bool:
-        """Whether a configured model or servicer is READY, or none is configured."""
+        """Whether a model or servicer is READY or may yet be, or there is none.
+
+        A reload may have taken those of the start away; a servicer that cannot even be imported has no model.
+        """
         models = self.observe().models
         if not models:
-            return not self.settings.servicers
-        return any(model.state is State.READY or not model.spec.workers_min for model in models)
+            settings = self.settings if self._reloader is None else self._reloader.settings
+            return not settings.servicers
+        return any(model.state is not State.FAILED for model in models)
 
 
 def ledger_here() -> Ledger:
