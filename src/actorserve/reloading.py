@@ -70,6 +70,18 @@ def model_changes(old: Config, new: Config) -> Iterator[tuple[str, str]]:
                 yield f"{table}.{name}", ", ".join(keys)
 
 
+def servicer_changes(old: Config, new: Config) -> Iterator[tuple[str, str]]:
+    """The same for the servicers, by their names."""
+    before, after = ({one.label: one for one in settings.servicers} for settings in (old, new))
+    for name in {**before, **after}:
+        if name not in before:
+            yield f"servicers.{name}", "new"
+        elif name not in after:
+            yield f"servicers.{name}", "removed"
+        elif keys := changed_keys(before[name], after[name]):
+            yield f"servicers.{name}", ", ".join(keys)
+
+
 def text_of(settings: Config, name: str) -> str:
     """An entry's text, with what `model_defaults` says of it, in a form that only changes with what they say."""
     text = settings.models[name].model_dump_json(exclude_unset=True)
