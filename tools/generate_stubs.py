@@ -59,7 +59,12 @@ def generate_grpcio(out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as made:
         code = protoc.main(
-            ["protoc", f"-Iactorserve/proto={ROOT / 'proto'}", f"--grpc_python_out={made}", f"actorserve/proto/{RAY}.proto"]
+            [
+                "protoc",
+                f"-Iactorserve/proto={ROOT / 'proto'}",
+                f"--grpc_python_out={made}",
+                f"actorserve/proto/{RAY}.proto",
+            ]
         )
         if code:
             sys.exit(code)

@@ -78,9 +78,7 @@ class Member:
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
 
-def choose(
-    waiting: Sequence[Member], now: float, settings: Settings
-) -> tuple[list[Member], float | None]:
+def choose(waiting: Sequence[Member], now: float, settings: Settings) -> tuple[list[Member], float | None]:
     """Who is in the next batch: (its members, None), or (nobody, when to look again). Pure.
 
     Each model's calls make a batch of their own; the model of the oldest call that may go, goes first.
@@ -218,7 +216,9 @@ def _late(member: Member, now: float) -> bool:
 
 def _checked(results: Any, members: Sequence[Member]) -> Sequence[Any]:
     if isinstance(results, str | bytes) or not hasattr(results, "__len__"):
-        raise BatchSizeError(f"a batched function must give a list, one result per item; it gave {type(results).__name__}")
+        raise BatchSizeError(
+            f"a batched function must give a list, one result per item; it gave {type(results).__name__}"
+        )
     if len(results) != len(members):
         raise BatchSizeError(f"the batched function gave {len(results)} results for {len(members)} items")
     return list(results)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,16 +34,26 @@ class OutCall:
     metadata: Mapping[str, str | bytes] = field(default_factory=dict)
 
 
+class Items(Protocol):
+    """The answer to a call, item by item, encoded. Raises what serve.exceptions has, when an item is asked for."""
+
+    def __aiter__(self) -> Items:
+        """Give itself."""
+
+    async def __anext__(self) -> bytes:
+        """Wait for the next item."""
+
+    async def aclose(self) -> None:
+        """Nobody wants more: a call that runs is cancelled. Idempotent."""
+
+
 class Link(Protocol):
     """The way from here to the server."""
 
     loop: asyncio.AbstractEventLoop
 
-    def call(self, call: OutCall) -> AsyncGenerator[bytes, None]:
-        """Begin a call at once and give its answer's items, encoded. Closing it cancels the call.
-
-        Raises what serve.exceptions has, when an item is asked for.
-        """
+    def call(self, call: OutCall) -> Items:
+        """Begin a call, at once. On the loop's thread alone."""
 
     def hold(self, models: tuple[str, ...]) -> None:
         """Say which multiplexed models this replica holds, for routing."""

@@ -106,9 +106,7 @@ class _Method:
 class CallNode:
     """A call of one method in a graph. Its arguments may be an InputNode, parts of it, or other calls."""
 
-    def __init__(
-        self, application: Application, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, application: Application, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.application = application
         self.method = method
         self.args = tuple(args)

@@ -81,7 +81,11 @@ class Built:
 
     def data(self) -> dict[str, Any]:
         """What the server reads: names, options, ports. JSON can hold it."""
-        digests = {name: hashlib.sha256(one).hexdigest() for name, one in pickle.loads(self.blob).items()} if self.blob else {}  # noqa: E501, S301  # made above
+        digests = (
+            {name: hashlib.sha256(one).hexdigest() for name, one in pickle.loads(self.blob).items()}
+            if self.blob
+            else {}
+        )  # noqa: E501, S301  # made above
         return {
             "ingress": self.ingress,
             "legacy": self.legacy,
@@ -173,9 +177,11 @@ def _is(one: Any, other: Any) -> bool:
 
 def batch_limit(target: Any) -> int:
     """The most calls that the batched methods of a class, or a batched function, can use at once; 0: none is."""
-    functions = [target] if inspect.isfunction(target) else [
-        value for kind in target.__mro__ for value in vars(kind).values() if hasattr(value, BATCH_MARK)
-    ]
+    functions = (
+        [target]
+        if inspect.isfunction(target)
+        else [value for kind in target.__mro__ for value in vars(kind).values() if hasattr(value, BATCH_MARK)]
+    )
     marks = [getattr(one, BATCH_MARK) for one in functions if hasattr(one, BATCH_MARK)]
     return max((mark.max_batch_size * mark.max_concurrent_batches for mark in marks), default=0)
 

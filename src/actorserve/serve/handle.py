@@ -18,11 +18,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator, Mapping
 from typing import Any, TypeVar
 
 from actorserve.serve import codec
-from actorserve.serve.context import PROCESS, Link, OutCall, RequestContext, request
+from actorserve.serve.context import PROCESS, Items, Link, OutCall, RequestContext, request
 from actorserve.serve.exceptions import RequestCancelledError, ServeError
 
 __all__ = [
@@ -253,7 +253,7 @@ class DeploymentResponseGenerator(_Response):
     """Many answers: `async for`, or `for` in a plain def. The replica goes on as they are taken."""
 
     def __init__(self, link: Link, handle: DeploymentHandle, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._answer: AsyncGenerator[bytes, None] | None = None
+        self._answer: Items | None = None
         self._taking: asyncio.Future[Any] | None = None
         super().__init__(link, handle, args, kwargs)
 
@@ -308,7 +308,7 @@ class DeploymentResponseGenerator(_Response):
         self._answer = self._link.call(await self._call(args, kwargs))
 
 
-async def _close(answer: AsyncGenerator[bytes, None]) -> None:
+async def _close(answer: Items) -> None:
     await answer.aclose()
 
 

@@ -39,15 +39,32 @@ NO_LIMIT = -1
 
 @dataclass(slots=True)
 class Held:
-    """A model that is here. `users`: how often each request has asked for it and not ended."""
+    """A model that is here. `users`: the requests that have asked for it and not ended."""
 
     model: Any
     bytes: int = 0
-    users: dict[int, tuple[Scope, int]] = field(default_factory=dict)
+    users: dict[int, Scope] = field(default_factory=dict)
 
     def is_free(self) -> bool:
         """Whether nobody uses it who is not itself waiting for room."""
-        return all(scope.waiting for scope, _ in self.users.values())
+        return all(scope.waiting for scope in self.users.values())
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """A request that waits for a load."""
+
+    scope: Scope
+    waits: bool = True
+
+    def __post_init__(self) -> None:
+        self.scope.waiting += 1
+
+    def stop(self) -> None:
+        """It waits no more. Idempotent."""
+        if self.waits:
+            self.waits = False
+            self.scope.waiting -= 1
 
 
 class Models:
@@ -70,7 +87,7 @@ class Models:
         self._tell = tell
         self.held: OrderedDict[str, Held] = OrderedDict()  # the least recently used first
         self._loads: dict[str, asyncio.Task[None]] = {}
-        self._waiters: dict[str, int] = {}  # how many requests wait for a load
+        self._waiters: dict[str, list[Waiter]] = {}  # who waits for each load
         self._reserved: set[str] = set()  # loads that have room
         self._sizes: dict[str, int] = {}  # what models took that were here once
         self._line: deque[tuple[str, asyncio.Future[None]]] = deque()  # loads without room, the oldest first
@@ -82,35 +99,45 @@ class Models:
         while id not in self.held:
             await self._wait_loaded(id, scope)
         self.held.move_to_end(id)
-        found = self.held[id]
-        known, count = found.users.get(builtin_id(scope), (scope, 0))
-        found.users[builtin_id(scope)] = (known, count + 1)
-        if not count:
+        self._use(self.held[id], scope)
+        return self.held[id].model
+
+    def _use(self, found: Held, scope: Scope) -> None:
+        if builtin_id(scope) not in found.users and not scope.ended:
+            found.users[builtin_id(scope)] = scope
             scope.at_end(lambda: self._let_go(found, scope))
-        return found.model
 
     def _let_go(self, found: Held, scope: Scope) -> None:
         found.users.pop(builtin_id(scope), None)
         self._admit()
 
     async def _wait_loaded(self, id: str, scope: Scope) -> None:
+        """Wait for a load, begun if there is none. Those who wait when it ends have the model at once."""
         task = self._loads.get(id)
+        if task is not None and task.cancelling():
+            await asyncio.wait((task,))  # its loader cleans up; then anew
+            return
         if task is None:
             task = self._loads[id] = asyncio.get_running_loop().create_task(self._bring(id))
-            task.add_done_callback(lambda _done: self._loads.pop(id, None))
-        self._waiters[id] = self._waiters.get(id, 0) + 1
-        scope.waiting += 1
+            task.add_done_callback(lambda done: self._forget(id, done))
+        waiter = Waiter(scope)
+        waiters = self._waiters.setdefault(id, [])
+        waiters.append(waiter)
         self._admit()  # what this request has may go now
         try:
             await asyncio.shield(task)
         finally:
-            scope.waiting -= 1
-            self._waiters[id] -= 1
-            if not self._waiters[id]:
-                del self._waiters[id]
-                if not task.done():
-                    task.cancel()
-                    self._loads.pop(id, None)
+            waiter.stop()
+            waiters.remove(waiter)
+            if not waiters and not task.done():
+                task.cancel()
+
+    def _forget(self, id: str, task: asyncio.Task[None]) -> None:
+        if self._loads.get(id) is task:
+            del self._loads[id]
+            self._waiters.pop(id, None)
+        if not task.cancelled() and task.done():
+            task.exception()  # who waited has it; with nobody left, nobody is told
 
     async def _bring(self, id: str) -> None:
         """Load one model once there is room for it."""
@@ -121,7 +148,10 @@ class Models:
             if self._most_bytes and size > self._most_bytes:
                 raise TooLarge(f"model {id!r}", size, self._most_bytes)
             self._sizes[id] = size
-            self.held[id] = Held(model, size)
+            found = self.held[id] = Held(model, size)
+            for waiter in self._waiters.get(id, ()):
+                waiter.stop()
+                self._use(found, waiter.scope)
         finally:
             self._reserved.discard(id)
             self._shrink(id)

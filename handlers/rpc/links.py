@@ -1,0 +1,111 @@
+"""The way from a replica to other deployments: a handle's call becomes a call of this worker's.
+
+What lives here: `EngineLink`, and which exception a handle raises for each way a call can end. What must not: pickling.
+"""
+
+from __future__ import annotations
+
+from actorserve import errors
+from actorserve.actors.messages import Cardinality, Ending
+from actorserve.handlers.rpc.engine import Engine
+from actorserve.handlers.rpc.outgoing import CallFailed, Outgoing
+from actorserve.serve.context import OutCall
+from actorserve.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RequestCancelledError,
+    ServeError,
+    gRPCStatusError,
+)
+
+CANCELLED, UNIMPLEMENTED = 1, 12
+UNAVAILABLE = ("ActorCrashed", "ActorGone", "NoWorkers", "Draining", "NoSuchModel", "Unavailable")
+
+
+def raised_of(failed: CallFailed) -> Exception:
+    """What a handle raises where the server had a call not answered."""
+    text = failed.text
+    if failed.error == "Overloaded":
+        return BackPressureError(text)
+    if failed.error == "Expired":
+        return errors.Expired(text)
+    if failed.error == "Cancelled":
+        return RequestCancelledError(text)
+    if failed.error in UNAVAILABLE:
+        return DeploymentUnavailableError(text)
+    return ServeError(f"{failed.error}: {text}")
+
+
+def raised_by(ending: Ending) -> Exception | None:
+    """What a handle raises for a status; None: it is OK."""
+    if not ending.status:
+        return None
+    if ending.status == CANCELLED:
+        return RequestCancelledError(ending.details)
+    return gRPCStatusError(ending.status, ending.details)
+
+
+class Answer:
+    """The answer to one call."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._outgoing = outgoing
+        self._over = False
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._over:
+            raise StopAsyncIteration
+        try:
+            data = await self._outgoing.receive()
+        except CallFailed as failed:
+            self._over = True
+            raise raised_of(failed) from None
+        if data is not None:
+            return data
+        self._over = True
+        ending = self._outgoing.ending
+        assert ending is not None  # noqa: S101  # narrows the type: receive gave None
+        error = raised_by(ending)
+        if error is not None:
+            raise error
+        if ending.data is None:
+            raise StopAsyncIteration
+        return ending.data
+
+    async def aclose(self) -> None:
+        """Cancel it, if it runs."""
+        self._over = True
+        self._outgoing.cancel()
+
+
+class EngineLink:
+    """See serve.context.Link."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.loop = engine.loop
+        self._engine = engine
+
+    def call(self, call: OutCall) -> Answer:
+        """Begin a call, at once."""
+        said = dict(call.metadata)
+        request_id = str(said.pop("request_id", ""))
+        kind = "stream" if call.stream else "one"
+        return Answer(
+            Outgoing(
+                self._engine,
+                f"{call.application}:{call.deployment}",
+                method=f"handle/{kind}/{call.method}",
+                cardinality=Cardinality.UNARY_STREAM if call.stream else Cardinality.UNARY_UNARY,
+                data=call.payload,
+                metadata=tuple(said.items()),
+                deadline_ns=0 if call.deadline is None else int(call.deadline * 1e9),
+                request_id=request_id,
+            )
+        )
+
+    def hold(self, models: tuple[str, ...]) -> None:
+        """Say which models this replica holds. The server prefers it for them."""
+        self._engine.post_models(models)
