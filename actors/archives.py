@@ -243,11 +243,16 @@ class Writer:
             raise Refused(f"member {name!r} has {target.stat().st_size} bytes, and not the {size} that it says")
 
 
-def _unpack_zip(file: IO[bytes], writer: Writer, limits: Limits) -> None:
+def opened_zip(file: IO[bytes], limits: Limits) -> zipfile.ZipFile:
+    """A zip whose directory is no larger than its members may need; Refused."""
     end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # noqa: SLF001  # zipfile reads the whole directory
     if end and end[zipfile._ECD_SIZE] > limits.files * MOST_DIRECTORY_BYTES_A_FILE:  # type: ignore[attr-defined]  # noqa: SLF001
         raise Refused(f"its directory is too large for {limits.files} members (max_archive_files)")
-    with zipfile.ZipFile(file) as opened:
+    return zipfile.ZipFile(file)
+
+
+def _unpack_zip(file: IO[bytes], writer: Writer, limits: Limits) -> None:
+    with opened_zip(file, limits) as opened:
         for member in opened.infolist():
             writer.check()
             name = member.orig_filename  # `filename` ends at a zero byte
@@ -281,9 +286,11 @@ class Header(tarfile.TarInfo):
 class Counted:
     """What comes out of gzip: every byte counts, also those of headers and after the end."""
 
-    def __init__(self, source: gzip.GzipFile, writer: Writer, limits: Limits, packed_bytes: int) -> None:
+    def __init__(
+        self, source: gzip.GzipFile, limits: Limits, packed_bytes: int, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._source = source
-        self._check = writer.check
+        self._check = check
         self._members = Members(limits, packed_bytes)
 
     def read(self, size: int) -> bytes:
@@ -302,7 +309,7 @@ def _unpack_tar(file: IO[bytes], writer: Writer, limits: Limits) -> None:
             unpacked_bytes=limits.unpacked_bytes + limits.files * 4 * tarfile.BLOCKSIZE,
             ratio=limits.ratio,
         )
-        counted = Counted(unzipped, writer, roomy, packed)
+        counted = Counted(unzipped, roomy, packed, writer.check)
         with tarfile.open(fileobj=counted, mode="r|", tarinfo=Header) as opened:  # type: ignore[call-overload]  # it reads only
             for member in opened:
                 check_tar_member(member)

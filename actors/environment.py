@@ -7,7 +7,8 @@ What must not live here: processes, files, the building of a venv (install_main.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 
 from actorserve.actors.messages import Environment, ModelSpec
 
@@ -24,12 +25,23 @@ READ_AT_START = ("LD_", "PYTHON", "MALLOC_", "OMP_", "KMP_", "GOMP_", "MKL_", "O
 FOR_PIP = ("PIP_", "SSL_CERT_", "REQUESTS_CA_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
+def shown(environment: Mapping[str, str], hidden: Collection[str]) -> dict[str, str]:
+    """The server's environment without what no worker may see: names that match a pattern of `hidden` as a whole."""
+    patterns = [re.compile(pattern) for pattern in hidden]
+    return {name: value for name, value in environment.items() if not any(one.fullmatch(name) for one in patterns)}
+
+
 def worker_environment(
-    environment: Mapping[str, str], model: Environment | None = None, *, threads: int = 1
+    environment: Mapping[str, str], model: Environment | None = None, *, threads: int = 1, inherits: bool = False
 ) -> dict[str, str]:
-    """What a worker's environment is, given the server's; the model's `env` wins over everything."""
+    """What a worker's environment is, given the server's; the model's `env` wins over everything.
+
+    `inherits`: all of the server's is kept.
+    """
     model = Environment() if model is None else model
-    kept = {name: value for name, value in environment.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
+    kept = {
+        name: value for name, value in environment.items() if inherits or name in KEPT or name.startswith(KEPT_PREFIXES)
+    }
     passed = {name: environment[name] for name in model.pass_env if name in environment}
     return (
         kept
@@ -40,9 +52,13 @@ def worker_environment(
     )
 
 
-def start_environment(environment: Mapping[str, str], model: Environment) -> dict[str, str]:
-    """What a model sets that must be there when its process starts: a fork of the shared forkserver is too late."""
-    given = {name: environment[name] for name in model.pass_env if name in environment} | dict(model.env)
+def start_environment(environment: Mapping[str, str], model: Environment, *, inherits: bool = False) -> dict[str, str]:
+    """What must be there when a model's process starts: a fork of another's forkserver is too late.
+
+    `inherits`: as in `worker_environment`.
+    """
+    passed = environment if inherits else model.pass_env
+    given = {name: environment[name] for name in passed if name in environment} | dict(model.env)
     return {name: value for name, value in sorted(given.items()) if name.startswith(READ_AT_START)}
 
 

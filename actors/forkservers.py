@@ -24,7 +24,7 @@ import trio
 from actorserve.actors.environment import start_environment, with_venv, worker_environment
 from actorserve.actors.forkserver import ForkFailed, ForkRefused, Forkserver
 from actorserve.actors.installing import Installer, install
-from actorserve.actors.messages import ChildSpec, ModelSpec
+from actorserve.actors.messages import ChildSpec, Environment, ModelSpec
 from actorserve.actors.process import WorkerProcess, pipe
 from actorserve.actors.reply import Reply, fail_quietly
 from actorserve.actors.worker_process import Worker
@@ -71,25 +71,28 @@ class Lease:
 
 
 class Forkservers:
-    """See the module's docstring. `run` it before anything is forked."""
+    """See the module's docstring. `run` it before anything is forked. `inherits`: workers see all of `environment`."""
 
     def __init__(
         self,
         cache_dir: Path,
         *,
         environment: Mapping[str, str] | None = None,
+        inherits: bool = False,
         keep_s: float = KEEP_S,
         make: MakeForkserver = Forkserver,
         installer: Installer = install,
     ) -> None:
         self.environment = dict(os.environ if environment is None else environment)
+        self.inherits = inherits
         self._cache_dir = cache_dir
         self._keep_s = keep_s
         self._make = make
         self._install = installer
         self._own: dict[Key, Lease] = {}
         self._nursery: trio.Nursery | None = None
-        self.shared = make(environment=self.environment, start={}, python=sys.executable)
+        self._start = start_environment(self.environment, Environment(), inherits=inherits)
+        self.shared = make(environment=self.environment, start=self._start, python=sys.executable)
         self._shared_lease = Lease(own=False)
         self._shared_lease.ready.set(self.shared)
         self._running = {self.shared}
@@ -121,8 +124,8 @@ class Forkservers:
 
     def _find(self, model: ModelSpec) -> Lease:
         environment = model.environment
-        start = start_environment(self.environment, environment)
-        if not (start or environment.installs):
+        start = start_environment(self.environment, environment, inherits=self.inherits)
+        if start == self._start and not environment.installs:
             return self._shared_lease
         key: Key = (*start.items(), environment.requirements, environment.requirements_file, environment.base)
         lease = self._own.get(key)
@@ -207,7 +210,12 @@ class ProcessSpawner:
 
     def _environment(self, child: ChildSpec, forkserver: Forkserver) -> dict[str, str]:
         model = child.model
-        environment = worker_environment(self._forkservers.environment, model.environment, threads=model.threads)
+        environment = worker_environment(
+            self._forkservers.environment,
+            model.environment,
+            threads=model.threads,
+            inherits=self._forkservers.inherits,
+        )
         environment |= child.placement.environment
         if model.environment.installs:
             return with_venv(environment, str(Path(forkserver.python).parent))

@@ -46,8 +46,7 @@ def failure(outcome: int, data: bytes) -> ActorserveError:
         case Outcome.RAISED:
             return HandlerRaised(*wire.read_error_data(data))
         case Outcome.CODED:
-            code, text = wire.read_error_data(data)
-            return HandlerStatus(int(code), text)
+            return HandlerStatus(*wire.read_status_data(data))
         case Outcome.ENDED:
             return NoSuchSequence("the model has closed the sequence")
         case Outcome.EXPIRED | Outcome.CANCELLED:

@@ -249,12 +249,16 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Set how many workers a model version has. The reply is given when they are READY."""
+    """Set how many workers a model version has. The reply is given when they are READY.
+
+    `grace_s`: seconds that those which leave get for what they have in hand; None: the server's.
+    """
 
     name: str
     version: str
     workers_min: int
     workers_max: int
+    grace_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,13 +310,14 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """One model version as it is now."""
+    """One model version as it is now. `stateful`: its handler has sequences, as far as a READY replica has told."""
 
     spec: ModelSpec
     is_default: bool
     state: State
     waiting: int
     replicas: tuple[ReplicaView, ...]
+    stateful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

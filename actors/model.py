@@ -50,7 +50,9 @@ class Model:
     def view(self, *, is_default: bool) -> ModelView:
         """What the tree shows of it."""
         replicas = tuple(child.view() for _, child in sorted(self.children.items()))
-        return ModelView(self.spec, is_default, self.state, self.mailbox.waiting, replicas)
+        can = self.mailbox.capabilities
+        stateful = can is not None and can.sequences
+        return ModelView(self.spec, is_default, self.state, self.mailbox.waiting, replicas, stateful)
 
     def refresh(self) -> None:
         """Let the mailbox refuse at once where nobody will answer (design §5)."""

@@ -2,15 +2,16 @@
 
 A folder may hold `model.toml`: the keys of `[models.NAME]`, and `name`; what was made for TorchServe has a
 manifest. Both are read as data; code in the folder runs in workers only. What must not live here: how archives
-are unpacked (archives.py), what a manifest means (manifest.py), downloads (not there yet), gRPC.
+are unpacked (archives.py), what a manifest means (manifest.py), downloads (fetching.py), gRPC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from actorserve import config
 from actorserve.actors import archives, manifest
 from actorserve.actors.messages import Environment, ModelSpec, Restart
 from actorserve.actors.unpacking import Unpacking, inner
+from actorserve.config_defaults import FOR_TORCHSERVE
 from actorserve.config_types import is_name
 from actorserve.errors import BadInput, ConfigError, LoadFailed, NoSuchModel, Unsupported
 
@@ -28,6 +30,16 @@ FILE = "model.toml"
 MOST_FILE_BYTES = 1 << 20
 FOR_OPERATORS = ("isolation", "pass_env")
 """Keys that only the config file may set: what a folder says of itself cannot open the server to it."""
+
+
+FindDefaults = Callable[[str, str], Mapping[str, Any]]
+"""What `[model_defaults]` says of a model by its name and version."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def no_defaults(_name: str, _version: str) -> Mapping[str, Any]:
+    """A FindDefaults where nothing is said."""
+    return NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +91,6 @@ def read_folder(path: Path, default_name: str | None = None) -> Folder:
 
 def locate(store: Path, url: str) -> Path:
     """The folder or file `url` of the store. BadInput, NoSuchModel or Unsupported say what is wrong with it."""
-    if "://" in url:
-        raise Unsupported(f"url {url!r}: models are not fetched yet; put it into the model store")
     if ".." in Path(url).parts:
         raise BadInput("url", f"Relative path is not allowed in url: {url}")
     try:
@@ -90,6 +100,8 @@ def locate(store: Path, url: str) -> Path:
         raise BadInput("url", f"{url[:80]!r} is no name of a folder: {error}") from None
     if path == root or not path.is_relative_to(root):
         raise BadInput("url", f"{url!r} is not a folder inside the model store")
+    if path.is_file() and not exists:
+        raise BadInput("url", f"{url!r} cannot be used: it is neither a folder nor an archive")
     if not exists:
         raise NoSuchModel(f"{url} (no such folder or archive in the model store)")
     return path
@@ -173,12 +185,14 @@ def _read(path: Path, most: int) -> bytes:
         raise LoadFailed(f"{path.name} cannot be read: {error.strerror}", permanent=False) from None
 
 
-def merge(described: Folder, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that count: `given` wins over what the folder says. What runs TorchServe's handlers takes their place.
+def merge(described: Folder, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that count: `given` wins over what the folder says, and that over `defaults`. What runs TorchServe's
+    handlers takes their place.
 
     Its defaults are TorchServe's: one request a batch, 100 ms (0.12.0: RegisterModelRequest.java).
     """
-    content = {**described.content, **given}
+    for_torchserve = {key: value for key, value in defaults.items() if key in FOR_TORCHSERVE}
+    content = {**_without(defaults, FOR_TORCHSERVE), **described.content, **given}
     package, handler, given_options = described.package, content.get("handler"), content.get("options", {})
     if package is None or not handler or not isinstance(handler, str):
         return content
@@ -189,14 +203,24 @@ def merge(described: Folder, given: Mapping[str, Any]) -> dict[str, Any]:
         return {**content, "options": {**named, **given_options}}
     content = {"batch_size": 1, "max_batch_delay_ms": 100.0, **content}
     options = manifest.options(package.manifest, package.yaml, handler=handler, batch_size=content["batch_size"])
+    options |= for_torchserve
     further = given_options.get("torchserve", {})
     options |= further if isinstance(further, dict) else {}
     return {**content, "handler": manifest.LOADER, "options": {**given_options, "torchserve": options}}
 
 
-def of_config(name: str, model: config.Model, *, folder: Path, unpacking: Unpacking) -> ModelSpec:
+def _without(content: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in keys}
+
+
+def of_config(
+    name: str, model: config.Model, *, folder: Path, unpacking: Unpacking, defaults: FindDefaults = no_defaults
+) -> ModelSpec:
     """The ModelSpec of a model of the config file; ConfigError. `folder` is what a relative `source` means. Blocks."""
     if model.source is None:
+        found = _without(defaults(name, model.version), FOR_TORCHSERVE)
+        if found:
+            model = parse({**found, **model.model_dump(exclude_unset=True)})
         return spec_of(name, model, folder=folder, loaded_at_startup=True)
     source = (folder / model.source).resolve()
     if not source.is_dir() and not is_packed_file(source):
@@ -211,7 +235,9 @@ def of_config(name: str, model: config.Model, *, folder: Path, unpacking: Unpack
         raise ConfigError(
             "isolation", '"thread" is for code that is trusted: an archive or a model\'s file has "process"'
         )
-    return spec_of(name, model, folder=folder, described=described, loaded_at_startup=True)
+    version = model.version if "version" in model.model_fields_set else described.content.get("version", model.version)
+    closest = defaults(name, str(version))
+    return spec_of(name, model, folder=folder, described=described, defaults=closest, loaded_at_startup=True)
 
 
 def spec_of(
@@ -221,15 +247,18 @@ def spec_of(
     folder: Path,
     url: str = "",
     described: Folder | None = None,
+    defaults: Mapping[str, Any] = NOTHING,
     loaded_at_startup: bool = False,
 ) -> ModelSpec:
-    """A model's ModelSpec. `folder` is what a relative path in `model` means; `described`: its `source`, opened."""
+    """A model's ModelSpec. `folder` is what a relative path in `model` means; `described`: its `source`, opened, and
+    `defaults`: what holds where neither says anything.
+    """
     given = model.model_fields_set
     model_dir = folder
     if described is not None:
         model_dir = described.path
         url = url or (str(model.source) if described.package is not None else "")
-        model = _with_its_folder(model, described)
+        model = _with_its_folder(model, described, defaults)
     if not model.handler:
         raise ConfigError("handler", f"is missing, and {model_dir / FILE} does not name one")
     return ModelSpec(
@@ -267,13 +296,13 @@ def spec_of(
     )
 
 
-def _with_its_folder(model: config.Model, described: Folder) -> config.Model:
+def _with_its_folder(model: config.Model, described: Folder, defaults: Mapping[str, Any]) -> config.Model:
     """The model with what its own folder says where the config does not."""
-    if not described.content and described.package is None:
+    if not described.content and described.package is None and not defaults:
         return model
     given = model.model_dump(exclude_unset=True, exclude={"source"})
     try:
-        return parse(merge(described, given))
+        return parse(merge(described, given, defaults))
     except ConfigError as error:
         raise ConfigError(error.key, f"{error.text} (in {described.path / FILE})") from None
 

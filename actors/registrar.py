@@ -20,7 +20,7 @@ import trio
 from actorserve.actors import registry as jobs
 from actorserve.actors.messages import ModelSpec, Scale, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry
-from actorserve.actors.registry_rules import Entry, Row, RowState, to_spawn, write_spec
+from actorserve.actors.registry_rules import Entry, Row, RowState, read_spec, to_spawn, write_spec
 from actorserve.actors.reply import Reply, fail_quietly
 from actorserve.actors.supervisor import Change, Supervisor
 from actorserve.errors import ActorserveError, NoSuchModel, Overloaded
@@ -49,12 +49,22 @@ class Registrar:
     """See the module's docstring."""
 
     def __init__(
-        self, registry: Registry, supervisor: Supervisor, *, on_refused: Callable[[ModelSpec], Awaitable[None]]
+        self,
+        registry: Registry,
+        supervisor: Supervisor,
+        *,
+        on_refused: Callable[[ModelSpec], Awaitable[None]],
+        on_kept: Callable[[ModelSpec], None] = lambda _: None,
     ) -> None:
-        """`on_refused` is awaited when a model was not registered after all: nobody needs its folder."""
+        """`on_refused` is awaited when a model was not registered after all: nobody needs its folder.
+
+        `on_kept` is called once its registration is durable.
+        """
         self._registry = registry
         self._supervisor = supervisor
         self._on_refused = on_refused
+        self._on_kept = on_kept
+        self.dropped: list[ModelSpec] = []
         self._last: dict[str, Turn] = {}
         self._open = 0
         self._nursery: trio.Nursery | None = None
@@ -62,11 +72,13 @@ class Registrar:
     async def begin(self, entries: Mapping[str, Entry]) -> list[ModelSpec]:
         """Put right what an ended server has left, apply config.toml's entries; what is to run, in order to spawn it.
 
+        `dropped` are then models of the API's that are no more.
         StateFailed: nothing was changed.
         """
         planned, rows, chosen = await self._registry.run(partial(jobs.start, entries=entries))
         for change in planned.changes:
             log.info("registry", change=change)
+        self.dropped = [read_spec(text) for text in planned.dropped]
         return to_spawn(rows, entries, chosen)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -106,6 +118,8 @@ class Registrar:
             if isinstance(message, Spawn):
                 await self._on_refused(message.model)
             raise
+        if isinstance(message, Spawn):
+            self._on_kept(message.model)
         answer.accepted.set(None)
         try:
             await reply.wait()

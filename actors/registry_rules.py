@@ -61,11 +61,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a start does to the table: ids to delete, rows to write; and in words, for the log."""
+    """What a start does to the table: ids to delete, rows to write; and in words, for the log.
+
+    `dropped`: specs of the API's that are no more.
+    """
 
     delete: tuple[int, ...]
     write: tuple[Row, ...]
     changes: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
 
 
 def settled(row: Row) -> Row | None:
@@ -103,6 +107,7 @@ def plan(rows: Iterable[Row], entries: Mapping[str, Entry]) -> Plan:
         tuple(row.id for key, row in before.items() if key not in after),
         tuple(row for key, row in after.items() if before.get(key) != row),
         tuple(changes),
+        tuple(row.spec for key, row in before.items() if row.spec and (key not in after or not after[key].spec)),
     )
 
 

@@ -280,7 +280,8 @@ class Supervisor:
         log.info(
             "model scaled", model=model.spec.key, workers=min(max(len(alive), message.workers_min), message.workers_max)
         )
-        self._start_soon(self._answer_when_scaled, model, started, leaving, reply)
+        grace_s = self._grace_s if message.grace_s is None else message.grace_s
+        self._start_soon(self._answer_when_scaled, model, started, leaving, grace_s, reply)
 
     def _resize(self, model: Model, target: int) -> None:
         """Do what autoscaling decided. Those that leave finish what they have in hand, however long that takes."""
@@ -293,9 +294,9 @@ class Supervisor:
         self._on_change()
 
     async def _answer_when_scaled(
-        self, model: Model, started: Iterable[Child], leaving: Iterable[Child], reply: Reply[None]
+        self, model: Model, started: Iterable[Child], leaving: Iterable[Child], grace_s: float, reply: Reply[None]
     ) -> None:
-        with trio.move_on_after(self._grace_s):
+        with trio.move_on_after(grace_s):
             for child in leaving:
                 await child.gone.wait()
         for child in leaving:

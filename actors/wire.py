@@ -485,7 +485,7 @@ def read_error(payload: bytes) -> tuple[int, bytes]:
 
 
 def error_data(first: str, text: str) -> bytes:
-    """Pack a failure: (field, text) for BAD_INPUT, (exception type, text) for RAISED, (code, text) for CODED."""
+    """Pack a failure: (field, text) for BAD_INPUT, (exception type, text) for RAISED."""
     return json.dumps([first, text]).encode()
 
 
@@ -494,6 +494,19 @@ def read_error_data(data: bytes) -> tuple[str, str]:
     """What `error_data` packed."""
     first, text = json.loads(data)
     return str(first), str(text)
+
+
+def status_data(code: int, text: str, answer: bytes | None) -> bytes:
+    """Pack the failure CODED: the handler's code, its text, and its answer all the same, where there is one."""
+    return error_data(str(code), text) + (b"" if answer is None else b"\0" + answer)  # JSON has no zero byte
+
+
+@_strict
+def read_status_data(data: bytes) -> tuple[int, str, bytes | None]:
+    """What `status_data` packed."""
+    head, mark, answer = bytes(data).partition(b"\0")
+    code, text = json.loads(head)
+    return int(code), str(text), answer if mark else None
 
 
 def too_large_data(weight: int, limit: int) -> bytes:

@@ -43,7 +43,7 @@ def failure(error: BaseException) -> tuple[Outcome, bytes]:
     if isinstance(error, BadInput):
         return Outcome.BAD_INPUT, wire.error_data(str(error.field), str(error.text))
     if isinstance(error, HandlerStatus):
-        return Outcome.CODED, wire.error_data(str(error.code), str(error.text))
+        return Outcome.CODED, wire.status_data(error.code, str(error.text), error.answer)
     return Outcome.RAISED, wire.error_data(type(error).__name__, text_of(error))
 
 

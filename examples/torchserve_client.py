@@ -1,10 +1,16 @@
-"""Call a server as TorchServe's published gRPC client does: its commands, its requests, its metadata.
+"""Call a server as TorchServe's published gRPC client does: its commands, its requests, its metadata; and the others.
 
 Run: python examples/torchserve_client.py infer MODEL FILE
          infer_stream MODEL FILE
          infer_stream2 MODEL SEQUENCE_ID FILE,FILE,...
          register MODEL [MODEL,MODEL,...]     of these the archive is in the model store; else it is TorchServe's own
-         unregister MODEL
+         unregister MODEL [VERSION]
+     and what that client lacks:
+         ping
+         scale MODEL WORKERS
+         list
+         describe MODEL [VERSION]             "all": every version
+         set_default MODEL VERSION
 with --auth-token TOKEN, and --inference or --management HOST:PORT where the server is elsewhere.
 What must not live here: anything of the server but its message types; they are TorchServe's.
 """
@@ -15,11 +21,13 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 
-from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
-from actorserve.proto.management_pb2 import ManagementResponse, RegisterModelRequest, UnregisterModelRequest
+from actorserve.proto import management_pb2 as management
+from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest, TorchServeHealthResponse
 
 INFERENCE = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
 MANAGEMENT = "/org.pytorch.serve.grpc.management.ManagementAPIsService/"
@@ -67,27 +75,65 @@ def infer_stream2(channel: grpc.Channel, model: str, sequence: str, files: list[
         print(f"{reply.sequence_id}: {text}", flush=True)
 
 
-def register(channel: grpc.Channel, model: str, local: list[str], meta: Metadata) -> None:
-    """One worker; answered once it is ready."""
+def ping(channel: grpc.Channel, meta: Metadata) -> None:
+    """Whether every model has its workers."""
+    call = channel.unary_unary(INFERENCE + "Ping", Empty.SerializeToString, TorchServeHealthResponse.FromString)
+    print(call(Empty(), metadata=meta).health)
+
+
+def manage(channel: grpc.Channel, given: argparse.Namespace, meta: Metadata) -> None:
+    """A call of the management API: its answer is a text."""
+    request = request_of(given)
+    rpc = type(request).__name__.removesuffix("Request")
     call = channel.unary_unary(
-        MANAGEMENT + "RegisterModel", RegisterModelRequest.SerializeToString, ManagementResponse.FromString
+        MANAGEMENT + rpc, type(request).SerializeToString, management.ManagementResponse.FromString
     )
-    url = f"{model}.mar" if model in local else f"{ARCHIVES}{model}.mar"
-    request = RegisterModelRequest(url=url, initial_workers=1, synchronous=True, model_name=model)
     print(call(request, metadata=meta).msg)
 
 
-def unregister(channel: grpc.Channel, model: str, meta: Metadata) -> None:
-    """Answered once its requests are."""
-    call = channel.unary_unary(
-        MANAGEMENT + "UnregisterModel", UnregisterModelRequest.SerializeToString, ManagementResponse.FromString
-    )
-    print(call(UnregisterModelRequest(model_name=model), metadata=meta).msg)
+def request_of(given: argparse.Namespace) -> Any:
+    """What is asked of the management API."""
+    match given.command:
+        case "register":  # one worker; answered once it is ready
+            url = f"{given.model}.mar" if given.model in given.local else f"{ARCHIVES}{given.model}.mar"
+            return management.RegisterModelRequest(url=url, initial_workers=1, synchronous=True, model_name=given.model)
+        case "unregister":  # answered once its requests are
+            return management.UnregisterModelRequest(model_name=given.model, model_version=given.version)
+        case "scale":
+            return management.ScaleWorkerRequest(model_name=given.model, min_worker=given.workers, synchronous=True)
+        case "describe":
+            return management.DescribeModelRequest(model_name=given.model, model_version=given.version)
+        case "set_default":
+            return management.SetDefaultRequest(model_name=given.model, model_version=given.version)
+        case _:
+            return management.ListModelsRequest()
 
 
 def names(text: str) -> list[str]:
     """A list with commas."""
     return text.split(",")
+
+
+COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "infer": ("one question, one answer", ("model", "file")),
+    "infer_stream": ("one question, many answers", ("model", "file")),
+    "infer_stream2": ("a sequence: each file is a message, and has its reply", ("model", "sequence_id", "files")),
+    "register": ("have a model served by one worker", ("model", "local")),
+    "unregister": ("answer what is asked already, and no more", ("model", "version")),
+    "ping": ("whether every model has its workers", ()),
+    "scale": ("set the number of workers", ("model", "workers")),
+    "list": ("the models", ()),
+    "describe": ("one model: its settings and workers", ("model", "version")),
+    "set_default": ("the version that is meant where none is named", ("model", "version")),
+}
+ARGUMENTS: dict[str | tuple[str, str], dict[str, Any]] = {
+    "file": {"type": Path},
+    "files": {"type": names, "metavar": "FILE,FILE,..."},
+    "local": {"type": names, "nargs": "?", "default": [], "metavar": "MODEL,MODEL,..."},
+    "workers": {"type": int},
+    "version": {"nargs": "?", "default": ""},
+    ("set_default", "version"): {},
+}
 
 
 def parse() -> argparse.Namespace:
@@ -100,17 +146,10 @@ def parse() -> argparse.Namespace:
         description="Call a server as TorchServe's gRPC client does.", parents=[everywhere]
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("infer", "infer_stream", "infer_stream2", "register", "unregister"):
-        text = (globals()[name].__doc__ or "").rstrip(".")
+    for name, (text, arguments) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, parents=[everywhere])
-        command.add_argument("model")
-        if name == "infer_stream2":
-            command.add_argument("sequence_id")
-            command.add_argument("files", type=names)
-        elif name == "register":
-            command.add_argument("local", type=names, nargs="?", default=[], metavar="MODEL,MODEL,...")
-        elif name != "unregister":
-            command.add_argument("file", type=Path)
+        for argument in arguments:
+            command.add_argument(argument, **ARGUMENTS.get((name, argument), ARGUMENTS.get(argument, {})))
     defaults = {"auth_token": None, "inference": "localhost:7070", "management": "localhost:7071"}
     return argparse.Namespace(**{**defaults, **vars(parser.parse_args())})
 
@@ -118,7 +157,7 @@ def parse() -> argparse.Namespace:
 def run(given: argparse.Namespace) -> None:
     """Make the call."""
     meta = metadata(given.auth_token)
-    address = given.management if given.command in ("register", "unregister") else given.inference
+    address = given.inference if given.command.startswith(("infer", "ping")) else given.management
     with grpc.insecure_channel(address) as channel:
         match given.command:
             case "infer":
@@ -127,10 +166,10 @@ def run(given: argparse.Namespace) -> None:
                 infer_stream(channel, given.model, given.file, meta)
             case "infer_stream2":
                 infer_stream2(channel, given.model, given.sequence_id, list(map(Path, given.files)), meta)
-            case "register":
-                register(channel, given.model, given.local, meta)
-            case "unregister":
-                unregister(channel, given.model, meta)
+            case "ping":
+                ping(channel, meta)
+            case _:
+                manage(channel, given, meta)
 
 
 def main() -> None:

@@ -2,21 +2,19 @@
 
 `check_model` is the other half: which models a token may ask for is known once the message names one.
 `metadata_for` is what a message gets of the call's metadata: no higher priority than the token may ask for.
-What must not live here: how tokens are kept (tokens.py), TLS.
+What must not live here: how tokens are kept (tokens.py, key_file.py), TLS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
+from typing import Protocol
 
 from actorserve.actors.claims import PRIORITY, priority_of
 from actorserve.actors.messages import Metadata
-from actorserve.errors import NotAllowed
+from actorserve.errors import NotAllowed, Unauthenticated
 from actorserve.services.codec import metadata_of
-from actorserve.services.tokens import Token, Tokens
+from actorserve.services.tokens import Token
 from actorserve.services.transport.interceptors import Proceed
 from actorserve.services.transport.server_stream import ServerStream
 
@@ -35,15 +33,22 @@ def service_of(method: str) -> str:
     return PATHS.get(full, full)
 
 
+class Finds(Protocol):
+    """Where tokens are known: tokens.py, key_file.py."""
+
+    def find(self, authorization: str) -> Token | None:
+        """The token that an `authorization` header brings; None if it is none of ours."""
+
+
 class Access:
     """Checks every call's token. `exempt`: services that need none."""
 
-    def __init__(self, tokens: Tokens, exempt: Collection[str] = ()) -> None:
+    def __init__(self, tokens: Finds, exempt: Collection[str] = ()) -> None:
         self._tokens = tokens
         self._exempt = frozenset(exempt)
 
     async def __call__(self, call: ServerStream, proceed: Proceed) -> None:
-        """UNAUTHENTICATED without a token of ours, PERMISSION_DENIED where it does not allow the service."""
+        """Unauthenticated without a token of ours, NotAllowed where it does not allow the service."""
         service = service_of(call.method)
         if service not in self._exempt:
             call.token = self._token(call, service)
@@ -52,10 +57,10 @@ class Access:
     def _token(self, call: ServerStream, service: str) -> Token:
         authorization = call.metadata.get("authorization")
         if not isinstance(authorization, str):
-            raise GRPCError(Status.UNAUTHENTICATED, "no token: send the metadata authorization: Bearer TOKEN")
+            raise Unauthenticated("no token: send the metadata authorization: Bearer TOKEN")
         token = self._tokens.find(authorization)
         if token is None:
-            raise GRPCError(Status.UNAUTHENTICATED, "the token is not known here")
+            raise Unauthenticated("the token is not known here")
         if not token.allows_service(service):
             raise NotAllowed(f"the token {token.name!r} does not allow the service {service!r}")
         return token

@@ -9,14 +9,16 @@ import json
 from typing import TYPE_CHECKING
 
 from actorserve.actors.directory import Directory
-from actorserve.actors.messages import Generate, Infer, Metadata, Observe, State
+from actorserve.actors.messages import Answer, Generate, Infer, Metadata, Observe, State
 from actorserve.actors.supervisor import Supervisor
-from actorserve.errors import HandlerRaised
+from actorserve.errors import HandlerRaised, HandlerStatus
 from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
 from actorserve.proto.inference_pb2 import PredictionResponse, TorchServeHealthResponse
 from actorserve.services.access import check_model, metadata_for
 from actorserve.services.codec import inputs_of, model_of
-from actorserve.services.sequences import Conversation
+from actorserve.services.compat import About
+from actorserve.services.sequences import Conversation, InBand
+from actorserve.services.status import status_bytes
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
@@ -39,11 +41,23 @@ async def _send_trailers(stream: ServerStream, trailers: Metadata) -> None:
 
 
 class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # generated without types
-    """See the module's docstring."""
+    """See the module's docstring. `in_band`: how an error reads inside StreamPredictions2.
 
-    def __init__(self, directory: Directory, supervisor: Supervisor) -> None:
+    `as_torchserve`: a status that a handler set beside its answer is not told, as over TorchServe's gRPC.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        supervisor: Supervisor,
+        *,
+        in_band: InBand = status_bytes,
+        as_torchserve: bool = False,
+    ) -> None:
         self._directory = directory
         self._supervisor = supervisor
+        self._in_band = in_band
+        self._as_torchserve = as_torchserve
 
     async def Ping(self, stream: ServerStream) -> None:  # noqa: N802  # the rpc's name
         """Healthy: every model's default version has its minimum of READY workers."""
@@ -62,11 +76,14 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         request = await stream.recv_message()
         assert request is not None  # noqa: S101  # the transport has refused a unary call without a message
         name, version = model_of(request)
+        stream.about = About(name, version)
         check_model(stream, name)
         message = Infer(inputs_of(request), metadata_for(stream), stream.ensure_request_id())
         reply = self._directory.find(name, version).ask(message, deadline_of(stream))
         try:
             answer = await reply.wait()
+        except HandlerStatus as error:
+            answer = Answer(self._in_spite_of(error))
         finally:
             reply.abandon()
         await stream.send_message(PredictionResponse(prediction=answer.data))
@@ -79,6 +96,7 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
         request = await stream.recv_message()
         assert request is not None  # noqa: S101  # as above
         name, version = model_of(request)
+        stream.about = About(name, version)
         check_model(stream, name)
         message = Generate(inputs_of(request), metadata_for(stream), stream.ensure_request_id())
         reply = self._directory.find(name, version).ask(message, deadline_of(stream))
@@ -88,10 +106,18 @@ class InferenceService(InferenceAPIsServiceBase):  # type: ignore[misc]  # gener
                     await stream.send_message(PredictionResponse(prediction=chunk))
                 await stream.drained()
                 reply.taken(len(chunks), sum(map(len, chunks)))
+        except HandlerStatus as error:
+            await stream.send_message(PredictionResponse(prediction=self._in_spite_of(error)))
         finally:
             reply.abandon()
         await _send_trailers(stream, reply.trailers)
 
+    def _in_spite_of(self, error: HandlerStatus) -> bytes:
+        """The answer that came with a handler's status, where that status is not told; else the error is."""
+        if self._as_torchserve and error.answer is not None:
+            return error.answer
+        raise error
+
     async def StreamPredictions2(self, stream: ServerStream) -> None:  # noqa: N802
         """Stateful sequences, and questions one after the other: each message has its own reply (sequences.py)."""
-        await Conversation(stream, self._directory).run()
+        await Conversation(stream, self._directory, self._in_band).run()

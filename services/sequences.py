@@ -3,20 +3,22 @@
 Rules
 1. Every message has exactly one reply. The replies of a sequence come in the order of its messages, those of two
    sequences in any. A handler's last word may follow the client's half-close.
-2. A reply carries its sequence_id. A message without one belongs to the call's own sequence, whose id is made here.
+2. A reply carries its sequence_id. A message without one belongs to the call's own sequence of its model, whose id is
+   made here, before anything can go wrong with it.
 3. An error is a reply with a status, and the call goes on. Only what breaks the call itself is the call's status.
 4. A sequence belongs to the call that opened it and ends with it: ids of two calls never meet. One that has ended
    earlier (expired, crashed, failed) stays ended: what still comes for it is answered with NOT_FOUND, and never
-   opens a sequence that lacks its beginning.
+   opens a sequence that lacks its beginning. One whose first message was refused has ended so, too.
 5. A model without sequences answers each message as a question of its own, in the order of the messages.
 
+Over 250 lines: a call and its two kinds of lanes know each other.
 What must not live here: the worker's side (actors/sequences.py), statuses (status.py), fields (codec.py).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -33,13 +35,17 @@ from actorserve.errors import ActorserveError, BadInput, NoSuchSequence, NotStat
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 from actorserve.services.access import check_model, metadata_for
 from actorserve.services.codec import inputs_of, model_of
-from actorserve.services.status import status_bytes
+from actorserve.services.compat import About
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
 
 LONGEST_ID = 256
+MOST_REFUSED = 100
+"""Endings that a call remembers when a model is not there: nobody says then how many of its sequences may be open."""
 Inputs = Mapping[str, bytes]
+InBand = Callable[[Exception, About], bytes]
+"""An error as a google.rpc.Status in its bytes, by the listener's table."""
 
 
 class _Key(NamedTuple):
@@ -63,13 +69,14 @@ class _Lane(Protocol):
 class Conversation:
     """One call. `run` once."""
 
-    def __init__(self, stream: ServerStream, directory: Directory) -> None:
+    def __init__(self, stream: ServerStream, directory: Directory, in_band: InBand) -> None:
         self._stream = stream
         self._directory = directory
+        self._in_band = in_band
         self._deadline = float("inf") if stream.expires is None else stream.expires
         self._metadata = metadata_for(stream)
         self._lanes: dict[_Key, _Lane] = {}
-        self._own: dict[tuple[str, str], str] = {}  # the id of the call's own sequence of a model
+        self._own: dict[tuple[str, str], _Key] = {}  # the call's own sequence of a model
         self._ended: dict[_Key, tuple[ActorserveError, bool]] = {}  # why, and whether the client knows
 
     async def run(self) -> None:
@@ -89,31 +96,49 @@ class Conversation:
 
     async def _take(self, request: PredictionsRequest, nursery: trio.Nursery) -> None:
         """Pass one message on; waits while its sequence has as much as it may have. Lanes run in `nursery`."""
-        id, inputs = request.sequence_id, inputs_of(request)
+        key, inputs = self._key_of(request), inputs_of(request)
         try:
-            name, version = model_of(request)
-            check_model(self._stream, name)
-            if len(id) > LONGEST_ID:
-                raise BadInput("sequence_id", f"has {len(id)} characters; at most {LONGEST_ID} are taken")
-            id = id or self._own.get((name, version), "")
-            lane = self._lanes.get(_Key(name, version, "")) or self._lanes.get(_Key(name, version, id))
-            if lane is None:  # one that is open goes on, even where its model has lost its name
-                self._directory.find(name, version)
-            id = id or self._own.setdefault((name, version), f"seq-{uuid4()}")
+            model_of(request)
+            check_model(self._stream, key.model)
+            if len(key.id) > LONGEST_ID:
+                raise BadInput("sequence_id", f"has {len(key.id)} characters; at most {LONGEST_ID} are taken")
+            if not request.sequence_id:
+                self._own[key.model, key.version] = key
+            lane = self._lanes.get(key._replace(id="")) or self._lanes.get(key)  # open: it may have lost its name
             try:
-                await (lane or self._lane(_Key(name, version, id), nursery)).send(id, inputs)
+                await (lane or self._lane(key, nursery)).send(key.id, inputs)
             except NotStateful:
-                await self._questions(_Key(name, version, ""), nursery).send(id, inputs)
+                await self._questions(key._replace(id=""), nursery).send(key.id, inputs)
         except ActorserveError as error:
-            await self.say(id, error)
+            await self.say(key, error)
+
+    def _key_of(self, request: PredictionsRequest) -> _Key:
+        """The sequence that a message means, with an id whatever may be wrong with the rest of it."""
+        name, version, id = request.model_name, request.model_version, request.sequence_id
+        if id:
+            return _Key(name, version, id)
+        own = self._own.get((name, version))
+        return own or _Key(name, version, f"seq-{uuid4()}")
 
     def _lane(self, key: _Key, nursery: trio.Nursery) -> _Lane:
-        if key in self._ended:
-            raise self._farewell(key)
-        mailbox = self._directory.find(key.model, key.version)
-        inputs = {"sequence_id": key.id.encode()}
-        message = OpenSequence(inputs, self._metadata, self._stream.ensure_request_id())
-        lane = _Stateful(self, key, mailbox.ask(message, self._deadline), mailbox.seats.limit)
+        """Open a sequence. NotStateful: its model has none. What else refuses it ends it (rule 4)."""
+        limit = MOST_REFUSED
+        try:
+            mailbox = self._directory.find(key.model, key.version)
+            limit = mailbox.seats.limit
+            if (can := mailbox.capabilities) is not None and not can.sequences:
+                raise NotStateful(f"model {key.model} has no sequences")
+            if key in self._ended:
+                raise self._farewell(key)
+            inputs = {"sequence_id": key.id.encode()}
+            message = OpenSequence(inputs, self._metadata, self._stream.ensure_request_id())
+            lane = _Stateful(self, key, mailbox.ask(message, self._deadline), limit)
+        except NotStateful:
+            raise
+        except ActorserveError as error:
+            if key not in self._ended:
+                self._remember(key, error, told=True, limit=limit)
+            raise
         self._begin(key, lane, nursery)
         return lane
 
@@ -121,13 +146,22 @@ class Conversation:
         lane = self._lanes.get(key)
         if lane is None:
             mailbox = self._directory.find(key.model, key.version)
-            lane = _Questions(self, mailbox, self._deadline, self._metadata, self._stream.ensure_request_id())
+            lane = _Questions(self, key, mailbox, self._deadline, self._metadata, self._stream.ensure_request_id())
             self._begin(key, lane, nursery)
         return lane
 
     def _begin(self, key: _Key, lane: _Lane, nursery: trio.Nursery) -> None:
         self._lanes[key] = lane
         nursery.start_soon(self._run, lane)
+
+    def _remember(self, key: _Key, error: ActorserveError, *, told: bool, limit: int) -> None:
+        """A sequence has ended. Of the last ones only; an earlier id may begin anew."""
+        self._ended[key] = error, told
+        while len(self._ended) > max(limit, 1):
+            forgotten = next(iter(self._ended))
+            del self._ended[forgotten]
+            if self._own.get(forgotten[:2]) == forgotten:
+                del self._own[forgotten[:2]]
 
     @staticmethod
     async def _run(lane: _Lane) -> None:
@@ -138,19 +172,19 @@ class Conversation:
 
     # --- what lanes use -------------------------------------------------------------------------
 
-    async def say(self, id: str, reply: bytes | ActorserveError | GRPCError) -> None:
+    async def say(self, key: _Key, reply: bytes | ActorserveError | GRPCError) -> None:
         """Send one reply; an answer that is too large to be sent becomes the error that says so."""
-        response = PredictionResponse(sequence_id=id) if id else PredictionResponse()
+        response = PredictionResponse(sequence_id=key.id)
         if isinstance(reply, bytes):
             response.prediction = reply
         else:
-            response.status.ParseFromString(status_bytes(reply))
+            response.status.ParseFromString(self._in_band(reply, About(key.model, key.version)))
         try:
             await self._stream.send_message(response)
         except GRPCError as error:
             if not isinstance(reply, bytes):
                 raise
-            await self.say(id, error)
+            await self.say(key, error)
 
     async def drained(self) -> None:
         """Wait until flow control has taken what was said."""
@@ -160,9 +194,7 @@ class Conversation:
         """A sequence has ended by itself. As many are remembered as the model may have open."""
         del self._lanes[key]
         if not isinstance(error, NotStateful):
-            self._ended[key] = error, told
-        while len(self._ended) > limit:
-            del self._ended[next(iter(self._ended))]
+            self._remember(key, error, told=told, limit=limit)
 
     def _farewell(self, key: _Key) -> ActorserveError:
         error, told = self._ended[key]
@@ -202,7 +234,7 @@ class _Stateful:
         try:
             while replies := await duplex.receive():
                 for reply in replies:
-                    await self._call.say(self._key.id, reply)
+                    await self._call.say(self._key, reply)
                 await self._call.drained()
                 duplex.taken(len(replies), sum(len(reply) for reply in replies if isinstance(reply, bytes)))
         except ActorserveError as error:
@@ -210,7 +242,7 @@ class _Stateful:
             unanswered = duplex.unanswered + self._late
             self._call.note_end(self._key, error, told=unanswered > 0, limit=self._limit)
             for _ in range(unanswered):
-                await self._call.say(self._key.id, error)
+                await self._call.say(self._key, error)
         finally:
             duplex.abandon()
 
@@ -218,10 +250,11 @@ class _Stateful:
 class _Questions:
     """The messages to a model without sequences: some are asked ahead, all are answered in order."""
 
-    def __init__(
-        self, call: Conversation, mailbox: Mailbox, deadline: float, metadata: Metadata, request_id: str
+    def __init__(  # noqa: PLR0917  # made by the conversation alone
+        self, call: Conversation, key: _Key, mailbox: Mailbox, deadline: float, metadata: Metadata, request_id: str
     ) -> None:
         self._call = call
+        self._key = key
         self._mailbox = mailbox
         self._deadline = deadline
         self._metadata = metadata
@@ -272,7 +305,7 @@ class _Questions:
             answer: bytes | ActorserveError = (await reply.wait()).data
         except ActorserveError as error:
             answer = error
-        await self._call.say(id, answer)
+        await self._call.say(self._key._replace(id=id), answer)
         await self._call.drained()
         self._asked.popleft()
         self._bytes -= size

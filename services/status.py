@@ -26,9 +26,14 @@ TABLE: dict[type[Exception], Status] = {
     errors.BadInput: Status.INVALID_ARGUMENT,
     errors.NoSuchModel: Status.NOT_FOUND,
     errors.NoSuchSequence: Status.NOT_FOUND,
+    errors.UrlNotAllowed: Status.NOT_FOUND,
+    errors.DownloadFailed: Status.INVALID_ARGUMENT,
+    errors.ModelFileExists: Status.ALREADY_EXISTS,
     errors.AlreadyRegistered: Status.ALREADY_EXISTS,
     errors.WrongState: Status.FAILED_PRECONDITION,
+    errors.Unauthenticated: Status.UNAUTHENTICATED,
     errors.NotAllowed: Status.PERMISSION_DENIED,
+    errors.ModelApiDisabled: Status.PERMISSION_DENIED,
     errors.Unsupported: Status.UNIMPLEMENTED,
     errors.NotStateful: Status.UNIMPLEMENTED,
     errors.TooLarge: Status.RESOURCE_EXHAUSTED,
@@ -69,8 +74,8 @@ def coded(code: int) -> Status:
     return CODES.get(code) or {4: Status.FAILED_PRECONDITION, 5: Status.INTERNAL}.get(code // 100, Status.UNKNOWN)
 
 
-def translate(error: Exception) -> GRPCError | None:
-    """The status that an error stands for; None: not one of ours, so a bug."""
+def translate(error: Exception, _call: object = None) -> GRPCError | None:
+    """The status that an error stands for; None: not one of ours, so a bug. Whatever was asked, it is the same."""
     if isinstance(error, GRPCError):
         return error
     status = coded(error.code) if isinstance(error, errors.HandlerStatus) else TABLE.get(type(error))
@@ -79,7 +84,7 @@ def translate(error: Exception) -> GRPCError | None:
     return GRPCError(status, shorten(str(error)), _details(error))
 
 
-def status_bytes(error: Exception) -> bytes:
+def status_bytes(error: Exception, _about: object = None) -> bytes:
     """A google.rpc.Status in its bytes: what the error would have been as the status of a call."""
     known = translate(error) or GRPCError(Status.INTERNAL, "internal error")
     return ProtoStatusDetailsCodec().encode(known.status, known.message, known.details)

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from actorserve import config
 
 ROOT = Path(__file__).resolve().parent.parent
-UNITS = {"_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes"}
+UNITS = {"_min": "minutes", "_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes"}
 
 HEAD = """# Configuration
 
@@ -27,6 +27,7 @@ HEAD = """# Configuration
 key is an error that names the nearest known one. `--check` prints the configuration with every default and exits;
 `--set server.grace_s=5` overrides one key, and may be repeated. Relative paths are relative to the file; `~` is the
 home folder.
+TorchServe's config.properties is taken in its place: [torchserve-configuration.md](torchserve-configuration.md).
 Without any `[listeners]`, inference, health and reflection are at 127.0.0.1:7070 and management at 127.0.0.1:7071.
 
 ## An example

@@ -22,9 +22,14 @@ from typing import Any
 from actorserve.errors import LoadFailed
 
 SHIM = Path(__file__).parent / "shim"
-ENVELOPES = {"body": "body:BodyEnvelope", "json": "json:JSONEnvelope", "kserve": "kserve:KServeEnvelope"}
-NOT_SERVED = frozenset(("text_classifier", "dali_image_classifier", "vllm_handler", "trt_llm_handler"))
-"""Built-ins of TorchServe that need a vocabulary of torchtext's or engines of their own."""
+ENVELOPES = {
+    "body": "body:BodyEnvelope",
+    "json": "json:JSONEnvelope",
+    "kserve": "kserve:KServeEnvelope",
+    "kservev2": "kservev2:KServev2Envelope",
+}
+NOT_SERVED = frozenset(("dali_image_classifier", "vllm_handler", "trt_llm_handler"))
+"""Built-ins of TorchServe that need engines of their own."""
 
 Entry = Callable[[Any, Any], Any]
 

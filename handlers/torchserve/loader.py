@@ -23,7 +23,7 @@ from actorserve.errors import LoadFailed
 from actorserve.handlers.base import Answer, Context, Request
 from actorserve.handlers.torchserve.continuous import Continuous
 from actorserve.handlers.torchserve.entry import SHIM, find_entry, wrapped
-from actorserve.handlers.torchserve.rows import DESCRIBE, Row, data_of, settle
+from actorserve.handlers.torchserve.rows import DESCRIBE, Row, calls_of, data_of, settle
 from actorserve.handlers.torchserve.runs import Runs
 from actorserve.handlers.torchserve.stateful import Stateful
 
@@ -32,7 +32,7 @@ CONTINUOUS, STATEFUL = "continuousBatching", "sequenceBatching"
 KEYS = frozenset(
     (
         *("handler", "serialized_file", "model_file", "manifest", "model_yaml_config", "batch_size", "envelope"),
-        "stream_buffer_bytes",
+        *("stream_buffer_bytes", "limit_max_image_pixels"),
     )
 )
 
@@ -71,9 +71,10 @@ class TorchServeHandler:
             vars(self).update(prefill=many.prefill, step=many.step, release=many.release)
 
     def infer(self, batch: Sequence[Request]) -> Sequence[Answer | Exception]:
-        """One call of `handle`. What it sent before it returned goes before each answer, as one message."""
+        """One call of `handle`, and one for each row that is alone. What it sent on the way goes before each answer."""
         rows = [Row(request) for request in batch]
-        self._run(rows)
+        for together in calls_of(rows):
+            self._run(together)
         return [row.whole() for row in rows]
 
     def generate(self, request: Request) -> Iterator[Answer]:
@@ -125,6 +126,7 @@ class TorchServeHandler:
             int(options.get("batch_size", 1)),
             _gpu_id(context.device),
             importlib.import_module("ts").__version__,
+            limit_max_image_pixels=bool(options.get("limit_max_image_pixels", True)),
             metrics=metrics,
             model_yaml_config=dict(options.get("model_yaml_config") or {}),
         )

@@ -21,6 +21,8 @@ from actorserve.handlers.base import Request
 KEY = re.compile(r"[0-9a-z_.-]+")
 TEXT = re.compile(r"[\x20-\x7e]*")
 RESERVED = frozenset(("content-length", "te", "connection", "transfer-encoding", "upgrade", "host", "trailer"))
+ALONE = "explain"
+"""A header, "True" where it is set, that changes what a whole call of `handle` answers."""
 DESCRIBE = "describe"
 OURS = frozenset((DESCRIBE, "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"))
 """Headers that the server alone sets: a client's metadata of these names does not reach the handler."""
@@ -73,6 +75,17 @@ class Row:
         return self.error if self.error is not None else b"".join(self.chunks)
 
 
+def is_alone(row: Row) -> bool:
+    """Whether a row must not share its call: it asks for something else than the others."""
+    return row.headers.get(ALONE) == "True"
+
+
+def calls_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """The calls of `handle` that answer a batch: one, and one for each row that is alone."""
+    together = [row for row in rows if not is_alone(row)]
+    return [*([together] if together else []), *([row] for row in rows if is_alone(row))]
+
+
 def data_of(row: Row) -> dict[str, Any]:
     """The row that the handler gets: values are bytearrays, as over TorchServe's gRPC; empty once it has seen them."""
     return {} if row.seen else {key: bytearray(value) for key, value in row.request.inputs.items()}
@@ -117,7 +130,7 @@ def settle(rows: Sequence[Row], processors: Sequence[Any], answers: Any) -> None
 
 
 def _end(row: Row, processor: Any, answer: Any) -> None:
-    _say_headers(row.request, processor.get_response_header())
+    _say_headers(row.request, processor.get_response_headers())
     if isinstance(answer, Exception):
         error = translated(answer)
         if isinstance(error, HandlerStatus) and _is_good(error.code):
@@ -129,7 +142,8 @@ def _end(row: Row, processor: Any, answer: Any) -> None:
     if _is_good(code):
         row.add(answer)
     else:
-        row.error = row.error or HandlerStatus(code, phrase or _text(answer) or f"status {code}")
+        data = _bytes(answer)
+        row.error = row.error or HandlerStatus(code, phrase or _text(data) or f"status {code}", data)
 
 
 def _say_headers(request: Request, headers: Mapping[str, Any]) -> None:
@@ -156,8 +170,15 @@ def _is_good(code: int) -> bool:
     return 200 <= code < 300
 
 
-def _text(answer: Any) -> str:
+def _bytes(answer: Any) -> bytes | None:
     try:
-        return to_bytes(answer).decode()
-    except (TypeError, UnicodeDecodeError):
+        return to_bytes(answer)
+    except TypeError:
+        return None
+
+
+def _text(data: bytes | None) -> str:
+    try:
+        return (data or b"").decode()
+    except UnicodeDecodeError:
         return ""

@@ -22,7 +22,7 @@ from typing import Any
 
 from actorserve.errors import HandlerStatus
 from actorserve.handlers.base import Request
-from actorserve.handlers.torchserve.rows import Row
+from actorserve.handlers.torchserve.rows import Row, is_alone
 
 Handle = Callable[[list[Row], Any], object]
 """Calls the handler for rows within their ts.context.Call, and settles each of them. Raises only StreamClosed."""
@@ -160,7 +160,8 @@ class Runs:
 
     def _begin(self, row: Row) -> None:
         self._waiting.remove(row)
-        rows = [row, *(other for other in self._waiting if not other.request.cancelled())][: self._most]
+        others = () if is_alone(row) else self._waiting
+        rows = [row, *(other for other in others if not (is_alone(other) or other.request.cancelled()))][: self._most]
         for other in rows[1:]:
             self._waiting.remove(other)
         run = Run(rows, self.enter(rows), self._handle)

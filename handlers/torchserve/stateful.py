@@ -58,7 +58,7 @@ class Stateful:
             state.has_begun = True
             if self._end_key in row.headers:
                 self._end(state.id)
-            for id in str(processor.get_response_header().get(self._end_key, "")).split(";"):
+            for id in str(processor.get_response_header(self._end_key) or "").split(";"):
                 self._end(id.strip())
         return [row.whole() for row in rows]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -63,7 +64,7 @@ class Statistics:
     closed: Mapping[str, int] = field(default_factory=dict)  # by reason: peer, fault, handshake, slow, stall, idle ...
 
 
-def _no_translation(_error: Exception) -> GRPCError | None:
+def _no_translation(_error: Exception, _call: ServerStream) -> GRPCError | None:
     return None
 
 
@@ -184,12 +185,11 @@ class GrpcServer:
                 if self._draining:
                     scope.cancel()
                 try:
-                    await trio.serve_listeners(
-                        self._accepted,
-                        [PacedListener(one, self._coming) for one in listeners],
-                        handler_nursery=nursery,
-                        task_status=task_status,
-                    )
+                    async with trio.open_nursery() as accepting:
+                        paced = [PacedListener(one, self._coming) for one in listeners]
+                        serve = partial(trio.serve_listeners, self._accepted, paced, handler_nursery=nursery)
+                        await accepting.start(serve)
+                        task_status.started(listeners)
                 finally:
                     self._accepting.discard(scope)
 

@@ -67,6 +67,7 @@ class ServerCall:
         "_request_id",
         "_wire",
         "_writable",
+        "about",
         "expires",
         "handler",
         "headers_sent",
@@ -82,6 +83,7 @@ class ServerCall:
         self._wire = wire
         self._head = grpc.HEAD if b"grpc-encoding" not in stream.fields else grpc.HEADS[None]
         self.token: Any = None  # what an interceptor found that the caller may do
+        self.about: Any = None  # what the method has read that is asked for; for `translate`
         self._metadata: Metadata | None = None
         self._held: bytes | None = None  # a unary answer (rule 1)
         self._request_id: str | None = None

@@ -30,11 +30,13 @@ from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.server_stream import ServerStream
 from actorserve.services.transport.tls import PeerIdentity
 
+MOST_SHOWN = 1000  # characters of an error in the record of its call
 CUT_AT_ONCE = 8  # calls cancelled between two checkpoints (rule 3)
 
 log = structlog.get_logger(__name__)
 
-Translate = Callable[[Exception], GRPCError | None]
+Translate = Callable[[Exception, ServerStream], GRPCError | None]
+"""The status that an exception of a method stands for; None: as it is where it is a GRPCError, else a bug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +167,14 @@ class ServerCalls(ABC):
             return
         while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
             error = error.exceptions[0]
-        known = error if isinstance(error, GRPCError) else self._translate(error)
+        known = told = self._translate(error, call) or (error if isinstance(error, GRPCError) else None)
         if known is None:
             request_id = call.ensure_request_id()
             log.error("service method failed", method=call.method, request_id=request_id, exc_info=error)
             known = GRPCError(Status.INTERNAL, "internal error")
         call.end(known.status, known.message, known.details, b"")
+        if told is not None and told is not error:
+            call.status_message = str(error)[:MOST_SHOWN]  # the record says what happened, whatever the client is told
 
     def _cut(self, call: ServerStream) -> None:
         """End a call whose scope was cancelled (rule 1)."""

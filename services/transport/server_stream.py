@@ -29,6 +29,10 @@ from actorserve.services.transport.streams import CLOSED, Stream
 from actorserve.services.transport.values import MetadataLike
 
 
+class Malformed(GRPCError):
+    """The client's bytes are not a message of the method's request."""
+
+
 class ServerStream(ServerCall):
     """One call. Made by the driver, used by the service method."""
 
@@ -86,7 +90,7 @@ class ServerStream(ServerCall):
             return self.handler.request_type.FromString(body)
         except DecodeError:
             name = self.handler.request_type.DESCRIPTOR.full_name
-            raise GRPCError(Status.INVALID_ARGUMENT, f"the request is not a valid {name} message") from None
+            raise Malformed(Status.INVALID_ARGUMENT, f"the request is not a valid {name} message") from None
 
     async def _next_body(self) -> bytes | None:
         stream, reader, core = self.stream, self._reader, self._wire.core

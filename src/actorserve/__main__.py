@@ -1,7 +1,8 @@
 """The command line: `python -m actorserve [FILE]`, and the console script `actorserve`.
 
 Exit codes: 0 drained, 1 failed to start, 2 bad config or usage, 130 killed by a second signal. A fault of
-the operator is one clear line, never a traceback. What must not live here: how a server runs (server.py).
+the operator is one clear line, never a traceback. TorchServe's flags and files are taken as they are
+(docs/torchserve-configuration.md). What must not live here: how a server runs (server.py), what a file means.
 """
 
 from __future__ import annotations
@@ -13,52 +14,30 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-from actorserve import __version__, config
+from actorserve import config
+from actorserve.command_line import Told, flags_of, load, parser
 from actorserve.errors import ConfigError, StartFailed
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES, MAPPED_BYTES = 16 << 20, 8 << 20
+MARKER = "Model server started."
+"""The line on stdout that TorchServe's users wait for."""
 DRAINED, FAILED, USAGE, KILLED = 0, 1, 2, 130
-
-
-def parser() -> argparse.ArgumentParser:
-    """What the command line takes."""
-    arguments = argparse.ArgumentParser(
-        prog="actorserve",
-        description="A PyTorch model server that speaks gRPC. Without FILE it serves the packaged digits model.",
-        epilog="Exit codes: 0 drained, 1 failed to start, 2 bad config or usage, 130 killed by a second signal. "
-        "Every key of the config file: docs/configuration.md",
-    )
-    arguments.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the configuration, a config.toml")
-    arguments.add_argument("--version", action="version", version=f"actorserve {__version__}")
-    arguments.add_argument(
-        "--check", action="store_true", help="validate the configuration, print it with all defaults, exit"
-    )
-    arguments.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one key of the file; may be repeated. For example --set server.grace_s=5",
-    )
-    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry of the console script; exits with the codes above."""
     if sys.platform == "win32":
         sys.exit("actorserve: the server does not run on Windows; actorserve.client does")
-    options = parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    converts = arguments[:1] == ["convert"]
+    options = parser().parse_args(arguments[converts:])
     try:
-        settings = config.load(options.file, options.set)
-        if options.check:
-            check(settings)
-            sys.exit(DRAINED)
-        sys.exit(serve(settings))
+        sys.exit(convert(options) if converts else run(options, arguments))
     except ConfigError as error:
-        where = f"{options.file}: " if options.file and error.key not in ("", "--set") else ""
+        told = error.key == "" or error.key.startswith("--")
+        where = "" if told or options.path is None else f"{options.path}: "
         complain(f"{where}{error}")
         sys.exit(USAGE)
     except StartFailed as error:
@@ -66,6 +45,39 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(FAILED)
     except KeyboardInterrupt:  # before the server takes signals: nothing runs yet that could drain
         sys.exit(KILLED)
+
+
+def run(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Do what is asked; the exit code. ConfigError, StartFailed."""
+    if options.stop:
+        from actorserve import background  # noqa: PLC0415  # as below: nothing is loaded that is not needed
+
+        print("Model server stopped." if background.stop() else "Model server is not running.")  # noqa: T201
+        return DRAINED
+    if options.start and not (options.foreground or options.check):
+        from actorserve import background  # noqa: PLC0415
+
+        return background.start(arguments)
+    settings, told = load(options)
+    if options.check:
+        check(settings)
+        return DRAINED
+    return serve(settings, options, told)
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Print config.properties as a config.toml. ConfigError."""
+    from actorserve import torchserve_config as torchserve  # noqa: PLC0415
+
+    options.path = path = options.file or torchserve.find_file(options.ts_config, os.environ)
+    if path is not None and not torchserve.is_properties(path):
+        raise ConfigError("", f"{path} is no config.properties")
+    found = torchserve.read(path, flags_of(options))
+    for override in options.set:
+        config.set_key(found.content, override)
+    config.parse(found.content, folder=torchserve.folder_of(path))
+    sys.stdout.write(torchserve.to_toml(found, str(path or "TorchServe's flags")))
+    return DRAINED
 
 
 def complain(text: str) -> None:
@@ -120,17 +132,34 @@ def keep_free_memory() -> None:
             mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
-def serve(settings: config.Config) -> int:
-    """Run the server in this process; the exit code."""
+def serve(settings: config.Config, options: argparse.Namespace, told: Told) -> int:
+    """Run the server in this process; the exit code. StartFailed."""
+    from actorserve.background import PidFile, Readiness  # noqa: PLC0415  # as above
+
     keep_free_memory()
+    readiness = Readiness(options.ready_fd)
     with quick_imports():
-        import trio  # noqa: PLC0415  # as above
+        import structlog  # noqa: PLC0415  # as above
+        import trio  # noqa: PLC0415
 
         from actorserve import log  # noqa: PLC0415
-        from actorserve.console import Console  # noqa: PLC0415
+        from actorserve.console import Console, say  # noqa: PLC0415
 
     log.configure(settings.log)
-    return trio.run(Console(settings).run)
+    told.log(structlog.get_logger("actorserve"))
+
+    def on_ready() -> None:
+        if told.is_torchserve:
+            say(MARKER)
+        readiness.tell()
+
+    pid_file = PidFile()
+    if options.start:
+        pid_file.take()
+    try:
+        return trio.run(Console(settings, on_ready=on_ready).run)
+    finally:
+        pid_file.leave()
 
 
 if __name__ == "__main__":

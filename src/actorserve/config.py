@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from actorserve import config_defaults
+from actorserve.config_defaults import EVERY, MOST_WORKERS, Defaults, Workers
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_types import (
     AUTO,
@@ -50,7 +53,6 @@ DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
 }
 STATE = "state"
 """The `server.state_dir` of a file that names none."""
-MOST_WORKERS = 1024
 MOST_THREADS = 1024
 
 
@@ -65,6 +67,11 @@ class Server(Table):
     model_store: Folder = Field(
         default=Path("models"),
         description="Folder that RegisterModel may load models from; relative to the config file.",
+    )
+    allowed_urls: Texts = Field(
+        default=(),
+        description="Regular expressions of the URLs (`http`, `https`, `file`) that RegisterModel may fetch from. One "
+        "must match a URL as a whole, whatever its case; empty: nothing is fetched (docs/archives.md).",
     )
     cache_dir: Folder = Field(
         default_factory=lambda: Path.home() / ".cache" / "actorserve",
@@ -89,6 +96,13 @@ class Server(Table):
         default=False,
         description="Install the requirements file that an archive's manifest names. It runs pip, so it is asked for.",
     )
+    download_timeout_s: float = Field(
+        default=3600.0, gt=0, le=86400, description="Seconds that one download may take in all."
+    )
+    download_stall_timeout_s: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds that a download may wait for a connection, or for a byte."
+    )
+    max_downloads: int = Field(default=4, ge=1, le=1000, description="Downloads at once; more wait for their turn.")
     grace_s: float = Field(
         default=30.0,
         ge=0,
@@ -101,6 +115,50 @@ class Server(Table):
         le=86400,
         description="Seconds in READY after which a worker's earlier failures are forgotten.",
     )
+
+    model_api: bool = Field(
+        default=True, description="Let RegisterModel and UnregisterModel be called; false: PERMISSION_DENIED."
+    )
+    registered_workers: int = Field(
+        default=0,
+        ge=0,
+        le=MOST_WORKERS,
+        description="Workers of a model that RegisterModel brings without saying how many, nor its source.",
+    )
+    unregister_grace_s: float | None = Field(
+        default=None,
+        ge=0,
+        le=86400,
+        description="Seconds that requests get to finish when UnregisterModel ends their model. Default: `grace_s`.",
+    )
+    inherit_env: bool = Field(
+        default=False,
+        description="Let workers see all of the server's environment, rather than a short list (docs/environments.md).",
+    )
+    hide_env: Texts = Field(
+        default=(),
+        description="Regular expressions: workers see no variable whose whole name matches one, whatever else says so.",
+    )
+    token_expiration_min: float = Field(
+        default=60.0,
+        ge=0,
+        le=525_600,
+        description="Minutes after which the keys of a `key_file` expire; new ones replace them five minutes before. "
+        "0: never.",
+    )
+    token_overlap_min: float = Field(
+        default=60.0, ge=0, le=525_600, description="Minutes that keys stay valid after new ones have replaced them."
+    )
+
+    @field_validator("allowed_urls", "hide_env")
+    @classmethod
+    def _compile(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"{_toml(pattern)} is no regular expression: {error}") from None
+        return value
 
     @field_validator("state_dir", mode="before")
     @classmethod
@@ -116,27 +174,6 @@ class Log(Table):
         default="auto", description="`console` is for people, `json` for machines; `auto`: console on a terminal."
     )
     access: bool = Field(default=True, description="Log one line per call.")
-
-
-class Workers(Table):
-    """How many workers a model has: as many as it needs between two bounds (docs/scaling.md)."""
-
-    min: int = Field(
-        default=1,
-        ge=0,
-        le=MOST_WORKERS,
-        description="Workers started, and the fewest there are. 0: none until the first request, where `max` allows "
-        "some; else none until ScaleWorker asks for some.",
-    )
-    max: int | None = Field(
-        default=None, ge=0, le=MOST_WORKERS, description="The most there are. Default: as `min`, so nothing scales."
-    )
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Workers:
-        if self.max is not None and self.max < self.min:
-            raise ValueError(f"max = {self.max} is less than min = {self.min}")
-        return self
 
 
 class Model(Table):
@@ -347,6 +384,7 @@ class Config(Table):
     log: Log = Field(default_factory=Log)
     listeners: dict[str, Listener] = Field(default_factory=dict)
     models: dict[str, Model] = Field(default_factory=dict)
+    model_defaults: dict[str, Defaults] = Field(default_factory=dict)
     folder: Path = Field(default_factory=Path.cwd, exclude=True)
 
     @field_validator("models", "listeners")
@@ -356,6 +394,19 @@ class Config(Table):
             if not is_name(name):
                 raise ValueError(f"the name {name!r} may hold letters, digits, '_', '.' and '-' only")
         return value
+
+    @field_validator("model_defaults")
+    @classmethod
+    def _for_names(cls, value: dict[str, Defaults]) -> dict[str, Defaults]:
+        for key in value:
+            name, slash, version = key.partition("/")
+            if key != EVERY and not (is_name(name) and (not slash or is_name(version))):
+                raise ValueError(f'{key!r} is neither "{EVERY}" nor "name" nor "name/version"')
+        return value
+
+    def defaults_of(self, name: str, version: str) -> dict[str, Any]:
+        """What `model_defaults` says of a model."""
+        return config_defaults.find(self.model_defaults, name, version)
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -368,7 +419,11 @@ def default_content() -> dict[str, Any]:
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a file (None: the packaged digits) and apply `key=value` overrides; ConfigError names the key."""
-    content = default_content() if path is None else read_toml(path)
+    return complete(default_content() if path is None else read_toml(path), path, overrides)
+
+
+def complete(content: dict[str, Any], path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """As `load`, of a file's content, which is changed."""
     if overrides and not content.get("listeners"):  # so that one key of a default listener can be set alone
         content["listeners"] = copy.deepcopy(DEFAULT_LISTENERS)
     if path is not None and isinstance(content.setdefault("server", {}), dict):
@@ -499,6 +554,7 @@ def _table_at(location: Sequence[int | str]) -> type[BaseModel]:
         "log": Log,
         "listeners": Listener,
         "models": Model,
+        "model_defaults": Defaults,
         "workers": Workers,
         "tls": Tls,
     }
@@ -521,3 +577,4 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
     yield "tls", Tls
     yield "[models.NAME]", Model
     yield "workers", Workers
+    yield "[model_defaults.NAME]", Defaults

@@ -44,6 +44,11 @@ class Listener(Table):
         default=None,
         description="A file of tokens (docs/security.md); every call must bring one as `authorization: Bearer TOKEN`.",
     )
+    key_file: Folder | None = Field(
+        default=None,
+        description="A file of keys as TorchServe's key_file.json, written at the start and renewed before they expire "
+        "(docs/security.md); every call must bring the key of its service as `authorization: Bearer KEY`.",
+    )
     auth_exempt: tuple[Literal["inference", "management", "health", "reflection"], ...] = Field(
         default=(), strict=False, description='Services that need no token, for example `["health"]`.'
     )
@@ -52,6 +57,11 @@ class Listener(Table):
     )
     insecure: bool = Field(
         default=False, description="Allow an address that is not loopback without `tls` and `tokens_file`."
+    )
+    compatibility: Literal["none", "torchserve"] = Field(
+        default="none",
+        description="`torchserve` answers with TorchServe's own codes, texts and JSON bodies "
+        "(docs/torchserve-compatibility.md).",
     )
     request_timeout_s: float = Field(
         default=0.0, ge=0, description="Seconds after which a call ends. 0: only the client's own deadline counts."
@@ -149,7 +159,8 @@ class Listener(Table):
 
     @model_validator(mode="after")
     def _is_private(self) -> Listener:
-        lacking = [name for name in ("tls", "tokens_file") if getattr(self, name) is None]
+        tokens = "key_file" if self.key_file is not None else "tokens_file"
+        lacking = [name for name in ("tls", tokens) if getattr(self, name) is None]
         for address in self.addresses:
             host, _ = split_address(address)
             if lacking and not self.insecure and not is_loopback(host):
@@ -157,6 +168,14 @@ class Listener(Table):
                     f"address {address!r} is not loopback and has no {' and no '.join(lacking)}; "
                     "set both, or insecure = true to serve it all the same"
                 )
-        if self.auth_exempt and self.tokens_file is None:
-            raise ValueError("auth_exempt means nothing without tokens_file")
+        if self.auth_exempt and self.tokens_file is None and self.key_file is None:
+            raise ValueError("auth_exempt means nothing without tokens_file or key_file")
+        return self
+
+    @model_validator(mode="after")
+    def _has_its_keys(self) -> Listener:
+        if self.key_file is not None and self.tokens_file is not None:
+            raise ValueError("tokens_file and key_file contradict each other: choose one")
+        if self.key_file is not None and not {"inference", "management"} & set(self.services):
+            raise ValueError('key_file has keys for "inference" and "management" only; use tokens_file here')
         return self

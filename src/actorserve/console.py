@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -26,10 +27,11 @@ log = structlog.get_logger("actorserve")
 
 
 class Console:
-    """One run. `run` gives the exit code."""
+    """One run. `run` gives the exit code. `on_ready` is called once models are served, after the screen."""
 
-    def __init__(self, settings: config.Config) -> None:
+    def __init__(self, settings: config.Config, *, on_ready: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
+        self._on_ready = on_ready
         self._code = DRAINED
         self._stopping = False
 
@@ -88,6 +90,7 @@ class Console:
             server.stop()
             return
         say(screen.screen(server.bound, server.observe(), Path.cwd()))
+        self._on_ready()
 
     @staticmethod
     async def _report(server: Server, began: float) -> None:

@@ -43,6 +43,42 @@ class NoSuchModel(ActorserveError):
         return f"Model not found: {self.name}"
 
 
+class UrlNotAllowed(ActorserveError):
+    """Nothing is fetched from this URL: `server.allowed_urls` does not have it. `why`: where it is not its text."""
+
+    def __init__(self, url: str, why: str = "") -> None:
+        super().__init__(url, why)
+        self.url = url
+        self.why = why
+
+    def __str__(self) -> str:
+        text = f"Given URL {self.url} does not match any allowed URL(s)"
+        return f"{text}: {self.why}" if self.why else text
+
+
+class DownloadFailed(ActorserveError):
+    """What a URL names could not be fetched: its server, the way to it, or its size is at fault."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, why)
+        self.url = url
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"Failed to download archive from: {self.url}: {self.why}"
+
+
+class ModelFileExists(ActorserveError):
+    """The model store has a file already of the name that a URL's would have."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"Model file already exists {self.name}"
+
+
 class NoSuchSequence(ActorserveError):
     """The sequence is not known, or not any more: it has expired or ended."""
 
@@ -55,8 +91,19 @@ class WrongState(ActorserveError):
     """The request is well formed, but the system's state forbids it; trying again will not help."""
 
 
+class Unauthenticated(ActorserveError):
+    """The caller brings no token that is known here."""
+
+
 class NotAllowed(ActorserveError):
     """The caller is known, and may not do this."""
+
+
+class ModelApiDisabled(NotAllowed):
+    """Nobody may register or unregister models here: `server.model_api` is off."""
+
+    def __init__(self) -> None:
+        super().__init__("Model API disabled")
 
 
 class Unsupported(ActorserveError):
@@ -163,12 +210,16 @@ class HandlerRaised(ActorserveError):
 
 
 class HandlerStatus(ActorserveError):
-    """The handler ended its item with a status `code` of its own, in HTTP's numbers (TorchServe's contract)."""
+    """The handler ended its item with a status `code` of its own, in HTTP's numbers (TorchServe's contract).
 
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(code, text)
+    `answer`: what it answered all the same, where it only set a status.
+    """
+
+    def __init__(self, code: int, text: str, answer: bytes | None = None) -> None:
+        super().__init__(code, text, answer)
         self.code = code
         self.text = text
+        self.answer = answer
 
     def __str__(self) -> str:
         return self.text

@@ -18,7 +18,7 @@ from actorserve.actors import wire
 from actorserve.actors.messages import ChildSpec
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Data, Frame, FrameReader, Item, Kind, Outcome, Result
 from actorserve.actors.worker_process import Worker
-from actorserve.errors import BadInput, LoadFailed
+from actorserve.errors import BadInput, HandlerStatus, LoadFailed
 
 SIGKILL = -9
 
@@ -284,6 +284,8 @@ class ScriptedWorker:
 def _failure(error: Exception) -> tuple[Outcome, bytes]:
     if isinstance(error, BadInput):
         return Outcome.BAD_INPUT, wire.error_data(error.field, error.text)
+    if isinstance(error, HandlerStatus):
+        return Outcome.CODED, wire.status_data(error.code, error.text, error.answer)
     return Outcome.RAISED, wire.error_data(type(error).__name__, str(error))
 
 

@@ -12,15 +12,17 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
 
 from actorserve import config
-from actorserve.actors import archives, model_store
+from actorserve.actors import archives, fetching, model_store
 from actorserve.actors.device import Ledger, find_gpus, free_memory
 from actorserve.actors.directory import Directory
+from actorserve.actors.environment import shown
 from actorserve.actors.forkservers import Forkservers, ProcessSpawner
 from actorserve.actors.messages import ModelSpec, Spawn, State, Tree
 from actorserve.actors.model_actor import ActorSettings
@@ -28,22 +30,25 @@ from actorserve.actors.registrar import Registrar
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, relocate
 from actorserve.actors.reply import Reply
+from actorserve.actors.sources import Sources
 from actorserve.actors.supervisor import Supervisor
 from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.unpacking import Unpacking
+from actorserve.actors.urls import AllowList
 from actorserve.actors.worker_process import Spawner
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
-from actorserve.services.access import Access
+from actorserve.services import compat, status
+from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
+from actorserve.services.key_file import Door, KeyFile
 from actorserve.services.management import ManagementService
 from actorserve.services.reflection import AlphaReflectionService, ReflectionService
 from actorserve.services.schemas import Schema, names_of
-from actorserve.services.status import translate
 from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
@@ -87,7 +92,8 @@ class Server:
         cache_dir = settings.server.cache_dir.expanduser()
         self.forkservers: Forkservers | None = None
         if spawner is None:
-            self.forkservers = Forkservers(cache_dir)
+            seen = shown(os.environ, settings.server.hide_env)
+            self.forkservers = Forkservers(cache_dir, environment=seen, inherits=settings.server.inherit_env)
             spawner = SpawnerByIsolation(ProcessSpawner(self.forkservers), ThreadSpawner())
         actor_settings = ActorSettings(
             spawner=spawner,
@@ -106,11 +112,15 @@ class Server:
         )
         state_dir = settings.server.state_dir
         self.registry = Registry(None if state_dir is None else folder / state_dir)
-        self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release)
+        self.fetching = fetching_of(settings)
+        store = folder / settings.server.model_store
+        self.sources = Sources(store, folder, self.fetching, self.unpacking)
+        self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release, on_kept=self.sources.keep)
         self._begun = False
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
+        self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
         self.grpc = {name: self._grpc(listener, further) for name, listener in settings.listeners.items()}
         self.bound: tuple[Bound, ...] = ()
@@ -120,8 +130,14 @@ class Server:
 
     def _grpc(self, listener: Listener, further: Sequence[Any]) -> GrpcServer:
         services: list[Any] = []
+        as_torchserve = listener.compatibility == "torchserve"
+        table = compat if as_torchserve else status
         if "inference" in listener.services:
-            services.append(InferenceService(self.directory, self.supervisor))
+            services.append(
+                InferenceService(
+                    self.directory, self.supervisor, in_band=table.status_bytes, as_torchserve=as_torchserve
+                )
+            )
         if "management" in listener.services:
             server = self.settings.server
             services.append(
@@ -129,10 +145,12 @@ class Server:
                     self.directory,
                     self.supervisor,
                     self.registrar,
-                    model_store=self.settings.folder / server.model_store,
-                    folder=self.settings.folder,
-                    grace_s=server.grace_s,
-                    unpacking=self.unpacking,
+                    as_torchserve=as_torchserve,
+                    sources=self.sources,
+                    grace_s=server.grace_s if server.unregister_grace_s is None else server.unregister_grace_s,
+                    model_api=server.model_api,
+                    registered_workers=server.registered_workers,
+                    defaults=self.settings.defaults_of,
                 )
             )
         self._add_standard(listener, services, further)
@@ -141,17 +159,29 @@ class Server:
         return GrpcServer(
             [*services, *further],
             limits=limits,
-            translate=translate,
+            translate=table.translate,
             on_end=on_end,
             interceptors=self._interceptors(listener),
             certificates=None if listener.tls is None else Certificates(self._files(listener.tls)),
         )
 
     def _interceptors(self, listener: Listener) -> list[Interceptor]:
+        if listener.key_file is not None:
+            keys = Door(self._key_file(self.settings.folder / listener.key_file), listener.services)
+            return [Access(keys, exempt=listener.auth_exempt)]
         if listener.tokens_file is None:
             return []
-        tokens = read_tokens(self.settings.folder / listener.tokens_file)
+        tokens: Finds = read_tokens(self.settings.folder / listener.tokens_file)
+        if listener.compatibility == "torchserve":
+            tokens = compat.CaseSensitive(tokens)
         return [Access(tokens, exempt=listener.auth_exempt)]
+
+    def _key_file(self, path: Path) -> KeyFile:
+        """One for all listeners that name it."""
+        server = self.settings.server
+        expiration_s, overlap_s = server.token_expiration_min * 60, server.token_overlap_min * 60
+        made = KeyFile(path, expiration_s=expiration_s, overlap_s=overlap_s)
+        return self.keys.setdefault(path.resolve(), made)
 
     def _files(self, tls: Tls) -> Files:
         folder = self.settings.folder
@@ -170,7 +200,13 @@ class Server:
         names += [name for service in (*services, *further) for name in names_of(service)]
 
     async def _release(self, spec: ModelSpec) -> None:
-        await self.unpacking.release(spec.model_dir)
+        """A model is gone. One that goes with the server comes back with the next: its file stays."""
+        if self._stop.is_set():
+            await self.unpacking.release(spec.model_dir)
+            return
+        tree = self.observe()
+        used = [model.spec.url for model in (*tree.models, *tree.leaving)]
+        await self.sources.give_back(spec.url, spec.model_dir, used)
 
     def _changed(self) -> None:
         self.health.refresh()
@@ -197,6 +233,9 @@ class Server:
         finally:
             await self.registry.close()
             self.unpacking.close()
+            for keys in self.keys.values():
+                keys.remove()
+            self.fetching.close()
             for bound in self.bound:
                 for address in bound.addresses:
                     remove_file(address)
@@ -204,6 +243,9 @@ class Server:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as back:
             back.start_soon(self.access.run)
+            self._write_keys()  # where no listener was opened
+            for keys in self.keys.values():
+                back.start_soon(keys.run)
             if self.forkservers is not None:
                 await back.start(self.forkservers.run)
             await back.start(self.supervisor.run)
@@ -242,6 +284,7 @@ class Server:
             found = await self.registrar.begin(entries)
         except StateFailed as error:
             raise StartFailed(f"server.state_dir: {error}") from None
+        await self.sources.tidy([spec.url for spec in found], [spec.url for spec in self.registrar.dropped])
         self.specs = tuple([await self._unpacked(spec) for spec in found])
         self.health.expect([spec.key for spec in self.specs if spec.workers_min])
 
@@ -249,9 +292,8 @@ class Server:
         """A model of the API with its archive unpacked anew. One that is gone or broken is FAILED when it starts."""
         if spec.loaded_at_startup or not is_packed(spec.url):
             return spec
-        store = self.settings.folder / self.settings.server.model_store
         try:
-            source = await model_store.open_source(model_store.locate(store, spec.url), self.unpacking)
+            source = await self.sources.reopen(spec)
         except ActorserveError as error:
             log.warning("the archive of a registered model cannot be used", model=spec.key, why=str(error))
             return spec
@@ -288,12 +330,18 @@ class Server:
                     opened[name] += await open_address(name, address, reuse_port=listener.reuse_port)
                 addresses = tuple(address_of(one) for one in opened[name])
                 bound.append(Bound(name, listener.services, addresses))
+            self._write_keys()  # not before the ports are ours: another server's keys stay as they are
         except BaseException:
             for listeners in opened.values():
                 close_all(listeners)
             raise
         self.bound = tuple(bound)
         self._listeners = opened
+
+    def _write_keys(self) -> None:
+        """Write the keys of every `key_file`. StartFailed. Idempotent."""
+        for keys in self.keys.values():
+            keys.begin()
 
     async def wait_loaded(self) -> list[tuple[str, ActorserveError]]:
         """Wait until every configured model is READY or FAILED; gives the failures."""
@@ -332,6 +380,18 @@ def unpacking_of(settings: config.Config, ledger: Ledger) -> Unpacking:
     )
 
 
+def fetching_of(settings: config.Config) -> fetching.Fetching:
+    """What fetches files from URLs, by the configuration."""
+    server = settings.server
+    limits = fetching.Limits(
+        bytes_=server.max_archive_bytes,
+        timeout_s=server.download_timeout_s,
+        stall_s=server.download_stall_timeout_s,
+        at_once=server.max_downloads,
+    )
+    return fetching.Fetching(settings.folder / server.model_store, AllowList(server.allowed_urls), limits)
+
+
 def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:
     """What to run, from the file; ConfigError names the model whose source, device or key is wrong.
 
@@ -340,7 +400,11 @@ def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -
     specs: list[ModelSpec] = []
     for name, model in settings.models.items():
         try:
-            specs.append(model_store.of_config(name, model, folder=settings.folder, unpacking=unpacking))
+            specs.append(
+                model_store.of_config(
+                    name, model, folder=settings.folder, unpacking=unpacking, defaults=settings.defaults_of
+                )
+            )
             ledger.resolve(specs[-1].devices)
         except ConfigError as error:
             raise ConfigError(f"models.{name}.{error.key}", error.text) from None

@@ -72,6 +72,17 @@ def test_what_was_not_finished_is_dropped():
     rows = [api(1, version="1", state=RowState.PENDING), api(2, version="2", state=RowState.LEAVING), api(3)]
     planned = plan(rows, {})
     assert (planned.delete, planned.write) == ((1, 2), ())
+    assert planned.dropped == (rows[0].spec, rows[1].spec)
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [(api(7, text="a"), "b"), (api(7, text="a", state=RowState.PENDING), "a"), (Row(7, "m", "1.0", text="a"), "b")],
+)
+def test_specs_that_are_dropped(row, text):
+    """What the API registered in a config model's place is dropped when the entry comes back; what stays is not."""
+    assert plan([row], {"m": entry(text=text)}).dropped == ((row.spec,) if row.spec else ())
+    assert plan([api(7, text="a")], {"m": entry()}).dropped == ()
 
 
 @pytest.mark.parametrize(

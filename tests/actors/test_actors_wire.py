@@ -206,6 +206,7 @@ READERS = [
     wire.read_done,
     wire.read_error,
     wire.read_error_data,
+    wire.read_status_data,
     wire.read_note,
     wire.read_credit,
     wire.read_pong,
@@ -236,3 +237,9 @@ def test_strange_json_is_an_error_of_the_worker(payload):
     """JSON that Python reads and cannot use is WireError too."""
     with pytest.raises(WireError):
         wire.read_too_large_data(payload)
+
+
+@given(st.integers(), st.text(), st.none() | st.binary())
+def test_a_status_comes_back(code, text, answer):
+    """What a handler ended its item with is read as it was packed; no answer is not an empty one."""
+    assert (code, text, answer) == wire.read_status_data(wire.status_data(code, text, answer))

@@ -24,8 +24,7 @@ MODEL = '[models.m]\nhandler = "mine:Model"\n'
 MISTAKES = {
     "[server]\ngrace = 3": "server.grace: unknown key; did you mean grace_s?",
     "[sever]\ngrace_s = 3": "sever: unknown key; did you mean server?",
-    "[server]\nzzz = 3": "server.zzz: unknown key; known here: state_dir, model_store, cache_dir, max_archive_bytes, "
-    "max_unpacked_bytes, max_archive_files, max_archive_ratio, install_archive_requirements, grace_s, stable_after_s",
+    "[server]\nzzz = 3": f"server.zzz: unknown key; known here: {', '.join(config.Server.model_fields)}",
     MODEL + "batchsize = 3": "models.m.batchsize: unknown key; did you mean batch_size?",
     MODEL + "workers = { mn = 3 }": "models.m.workers.mn: unknown key; did you mean min?",
     "[models.server]\nhandler = 'a:B'\nbatchsize = 3": "models.server.batchsize: unknown key; did you mean batch_size?",

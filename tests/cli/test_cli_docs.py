@@ -32,7 +32,7 @@ def test_every_key_is_described():
             row = re.search(rf"^\| `{name}` \| (.+) \| (.+) \| (.*) \| (.+) \|$", section, re.MULTILINE)
             assert row is not None, f"{heading} {name}"
     listed = {model for _, model in config.tables()}
-    assert listed == {config.Server, config.Log, Listener, Tls, config.Model, config.Workers}
+    assert listed == {config.Server, config.Log, Listener, Tls, config.Model, config.Workers, config.Defaults}
 
 
 def test_units_are_in_the_names():

@@ -16,6 +16,7 @@ from actorserve.actors import archives, model_store
 from actorserve.actors.environment import (
     install_environment,
     search_path,
+    shown,
     start_environment,
     with_venv,
     worker_environment,
@@ -54,6 +55,18 @@ def test_what_a_start_reads():
     model = Environment(env={"LD_PRELOAD": "x.so", "COLOUR": "red"}, pass_env=("MALLOC_ARENA_MAX", "PATH"))
 
     assert {"LD_PRELOAD": "x.so", "MALLOC_ARENA_MAX": "1"} == start_environment({"MALLOC_ARENA_MAX": "1"}, model)
+
+
+def test_an_inherited_environment():
+    """With `inherits` a worker sees all that is not hidden; what is read at a start is there when it starts."""
+    servers = {**SERVERS, "LD_PRELOAD": "x.so", "AWS_KEY": "k", "NOT_AWS_KEY": "n"}
+    seen = shown(servers, ["AWS_.*", "A_TOKEN"])
+
+    assert {"AWS_KEY", "A_TOKEN"} == servers.keys() - seen.keys()
+    assert seen.items() <= worker_environment(seen, inherits=True).items()
+    assert {"LD_PRELOAD": "x.so"} == start_environment(seen, Environment(), inherits=True)
+    assert "WANTED" not in worker_environment(seen)
+    assert "A_TOKEN" not in worker_environment(seen, Environment(pass_env=("A_TOKEN",)), inherits=True)
 
 
 def test_what_pip_sees():
@@ -134,8 +147,8 @@ def start(tmp_path):
     """Start servers whose cache is the test's own; whatever happens they are gone afterwards."""
     started = []
 
-    def begin(models, **given):
-        server = f'cache_dir = "{tmp_path / "cache"}"\n'
+    def begin(models, extra="", **given):
+        server = f'cache_dir = "{tmp_path / "cache"}"\n{extra}'
         started.append(Serving(tmp_path, models, server=server, **given))
         return started[-1]
 
@@ -160,6 +173,20 @@ def test_variables_and_folders(start, tmp_path):
     assert folders == serving.ask("a", "path")[:3]
     assert "beside" == serving.ask("a", "module pear")[0]
     assert "absent" == serving.ask("b", "module pear")[0]
+    serving.close()
+
+
+def test_all_variables_but_the_hidden(start):
+    """With `inherit_env` workers see the server's environment, all of it from their start, but not what is hidden."""
+    extra = 'inherit_env = true\nhide_env = ["HIDDEN_.*"]\n'
+    given = {"COLOUR": "red", "MALLOC_ARENA_MAX": "1", "HIDDEN_KEY": "h"}
+    serving = start(f"[models.a]\n{TOOL}", extra=extra, environment=given)
+    seen = serving.ask("a", "environment")
+
+    assert "red" == seen["os"]["COLOUR"]
+    assert "MALLOC_ARENA_MAX=1" in seen["kernel"]
+    assert "HIDDEN_KEY" not in str(seen)
+    assert 1 == len(serving.forkservers())
     serving.close()
 
 

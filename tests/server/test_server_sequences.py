@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 import trio
-from asking import asker, models
+from asking import ECHO, asker, models
 from google.rpc import error_details_pb2
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
@@ -219,7 +219,8 @@ async def test_too_many_sequences(autojump_clock):
             assert (Status.RESOURCE_EXHAUSTED, "y") == (code(full), full.sequence_id)
             assert "max_sequences" in full.status.message
             assert [] == await other.rest()
-            assert b"1 a" == (await call.ask(b"a", "y")).prediction
+            assert Status.NOT_FOUND == code(await call.ask(b"b", "y"))  # its first message is missing
+            assert b"1 a" == (await call.ask(b"a", "z")).prediction
             await call.stream.cancel()
             call.ended = True
         await trio.sleep(1)
@@ -228,6 +229,38 @@ async def test_too_many_sequences(autojump_clock):
                 assert b"1 a" == (await call.ask(b"a", id)).prediction
             assert [] == await call.rest()
         assert 0 == app.server.directory.find("count").seats.taken
+
+
+async def test_a_sequence_whose_first_message_was_refused_has_ended(autojump_clock):
+    """Its later messages get NOT_FOUND with the reason, so that none begins without its beginning: with an id, without
+    one, and where the model came only later. Other ids begin as ever.
+    """
+    config = {"count": {"workers": {"min": 0}}, "plain": {"workers": {"min": 0}}}
+    async with counting(**config) as (app, _), calling(app) as call, asker(app) as ask:
+        own = await call.ask(b"a")
+        for id in ("x", "later", None):
+            model = "counted" if id == "later" else "count"
+            reply = await call.ask(b"a", id, model=model)
+            expected = {"later": Status.NOT_FOUND, "x": Status.UNAVAILABLE, None: Status.NOT_FOUND}[id]
+            assert (expected, id or own.sequence_id) == (code(reply), reply.sequence_id)
+        await ask.manage("ScaleWorker", model_name="count", min_worker=1, synchronous=True)
+        await ask.manage("RegisterModel", model_name="counted", handler=ECHO, initial_workers=1, synchronous=True)
+        for model, id in (("count", "x"), ("counted", "later"), ("count", None)):
+            reply = await call.ask(b"b", id, model=model)
+            assert (Status.NOT_FOUND, id or own.sequence_id) == (code(reply), reply.sequence_id)
+            assert reply.status.message.startswith("the sequence has ended: ")
+        for model in ("count", "counted"):
+            assert b"1 a" == (await call.ask(b"a", "new", model=model)).prediction
+
+
+async def test_a_refused_question_ends_nothing(autojump_clock):
+    """A model without sequences answers the next message of an id whose first was refused."""
+    async with counting(plain={"workers": {"min": 0}}) as (app, _), calling(app) as call, asker(app) as ask:
+        for id in ("x", None):
+            assert Status.UNAVAILABLE == code(await call.ask(b"a", id, model="plain"))
+        await ask.manage("ScaleWorker", model_name="plain", min_worker=1, synchronous=True)
+        for id in ("x", None):
+            assert b"b" == (await call.ask(b"b", id, model="plain")).prediction
 
 
 async def test_as_many_endings_are_remembered_as_sequences_may_be_open(autojump_clock):
@@ -248,7 +281,8 @@ async def test_bad_messages_are_told_in_band(autojump_clock):
             ("count", "x" * 257, Status.INVALID_ARGUMENT, "sequence_id: has 257 characters"),
         ):
             reply = await call.ask(b"a", id, model=model)
-            assert (status, id or "") == (code(reply), reply.sequence_id)
+            assert status == code(reply)
+            assert reply.sequence_id == id or (id is None and reply.sequence_id.startswith("seq-"))
             assert text in reply.status.message
         assert b"1 a" == (await call.ask(b"a", "x" * 256)).prediction
 

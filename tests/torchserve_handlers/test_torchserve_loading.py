@@ -12,43 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchserve_asking import answer
 
 from actorserve.errors import LoadFailed
-from actorserve.handlers.base import Context, Request
 from actorserve.handlers.torchserve.entry import SHIM
-from actorserve.handlers.torchserve.loader import TorchServeHandler
-
-
-@pytest.fixture
-def load(tmp_path, monkeypatch):
-    """Load a handler from files of a folder, as a worker does; what that changes in this process is undone."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    before = dict(sys.modules)
-
-    def load(handler, /, files=(), **options):
-        for name, text in dict(files).items():
-            (tmp_path / name).write_text(text)
-        made = TorchServeHandler()
-        table = {"torchserve": {"handler": handler, **options}}
-        made.load(Context("cpu", tmp_path, table, logging.getLogger("test"), name="model", version="1.0"))
-        return made
-
-    yield load
-    for name in set(sys.modules) - set(before):
-        if name.partition(".")[0] in ("ts", "mine", "model"):
-            del sys.modules[name]
-
-
-def answer(handler, *items):
-    return handler.infer([Request({"data": item}, id=str(index)) for index, item in enumerate(items)])
 
 
 @pytest.mark.parametrize(
     ("handler", "text", "files"),
     [
         ("vllm_handler", "this built-in of TorchServe is not served here", {}),
-        ("text_classifier", "this built-in of TorchServe is not served here", {}),
+        ("dali_image_classifier", "this built-in of TorchServe is not served here", {}),
         ("image_clasifier", "no built-in has this name", {}),
         ("absent.py", "the model's folder has no absent.py", {}),
         ("mine.py", "attempted relative import", {"mine.py": "from ..utils.util import x"}),
@@ -77,7 +51,7 @@ def test_refusals(load, handler, text, files):
             {"model_yaml_config": {"continuousBatching": True, "sequenceBatching": True}},
             "continuousBatching and sequenceBatching are not served together",
         ),
-        ({"envelope": "kservev2"}, "envelope 'kservev2': must be one of body, json, kserve"),
+        ({"envelope": "kservev3"}, "envelope 'kservev3': must be one of body, json, kserve, kservev2"),
     ],
 )
 def test_options(load, options, text):

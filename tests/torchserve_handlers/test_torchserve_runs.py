@@ -19,7 +19,7 @@ from actorserve.handlers.torchserve.runs import Runs, StreamClosed
 class Processor:
     """As ts.context.RequestProcessor, with nothing set."""
 
-    def get_response_header(self):
+    def get_response_headers(self):
         return {}
 
     def get_response_status_code(self):

@@ -15,8 +15,11 @@ class Processor:
     def __init__(self):
         self.response = {}
 
-    def get_response_header(self):
+    def get_response_headers(self):
         return self.response
+
+    def get_response_header(self, key):
+        return self.response.get(key)
 
     def get_response_status_code(self):
         return 200

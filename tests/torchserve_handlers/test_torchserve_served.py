@@ -8,11 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-
-
-def messages(call):
-    """All messages of a stream, as text."""
-    return [message.prediction.decode() for message in call]
+from torchserve_asking import messages
 
 
 def test_function_handler(served):

@@ -58,7 +58,9 @@ class House:
         self.server = GrpcServer(
             [self.echo],
             limits=Limits(**limits),
-            translate=lambda error: GRPCError(Status.NOT_FOUND, "known") if isinstance(error, KeyError) else None,
+            translate=lambda error, _call: (
+                GRPCError(Status.NOT_FOUND, "known") if isinstance(error, KeyError) else None
+            ),
             on_end=self.records.append,
         )
         return self

@@ -44,11 +44,13 @@ class RequestProcessor:
         """Set a header of the answer."""
         self._response[key] = value
 
-    def get_response_header(self) -> dict[str, str]:
+    def get_response_headers(self) -> dict[str, str]:
         """The answer's headers."""
         return self._response
 
-    get_response_headers = get_response_header
+    def get_response_header(self, key: str) -> str | None:
+        """One header of the answer, None where it was not set."""
+        return self._response.get(key)
 
 
 class Call:
@@ -154,7 +156,7 @@ class Context:
 
     def get_response_headers(self, idx: int) -> dict[str, str]:
         """The headers of one answer."""
-        return self.request_processor[idx].get_response_header()
+        return self.request_processor[idx].get_response_headers()
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
         """Set a header of one answer."""

@@ -12,3 +12,7 @@ class Dimension:
 
     def __str__(self) -> str:
         return f"{self.name}:{self.value}"
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON has it."""
+        return {"Name": self.name, "Value": self.value}

@@ -1,5 +1,7 @@
 """In what metrics are counted."""
 
+from __future__ import annotations
+
 
 class Units:
     """Names of units, and how a short one is written out."""
@@ -12,7 +14,7 @@ class Units:
     GB = "Gigabytes"
     percent = "Percent"
     count = "Count"
-    units = {  # noqa: RUF012  # handlers read it from the class
+    units: dict[str | None, str] = {  # noqa: RUF012  # handlers read it from the class
         "ms": ms,
         "s": s,
         "B": B,
@@ -22,4 +24,5 @@ class Units:
         "percent": percent,
         "count": count,
         "": "unit",
+        None: "unit",
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..handler_utils.timer import timed
 from ..utils.util import map_class_to_label
 from .vision_handler import VisionHandler, imagenet_transform
 
@@ -24,6 +25,7 @@ class ImageClassifier(VisionHandler):
         """How many classes an answer has."""
         return self.topk
 
+    @timed
     def postprocess(self, data: Any) -> list[Any]:
         """Labels of index_to_name.json, or else the classes' numbers."""
         probabilities = torch.nn.functional.softmax(data, dim=1)

@@ -9,6 +9,8 @@ import importlib.util
 import inspect
 import logging
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +58,18 @@ def _state_dict(path: str, device: torch.device) -> Any:
 
 
 def saved_model(path: str | None, device: torch.device, config: dict[str, Any]) -> Any:
-    """A file that brings its own code: .pt (TorchScript), .pt2 (torch.export or AOT Inductor), .so, .onnx."""
+    """A file that brings its own code: .pt (TorchScript), .pt2 (torch.export or AOT Inductor), .onnx.
+
+    RuntimeError says that nothing could be loaded, and why.
+    """
     if path is None or not Path(path).is_file():
         missing = FileNotFoundError(2, "the model has no such file", path or "(no serializedFile)")
         raise RuntimeError(f"No model weights could be loaded: {path or 'no serializedFile'}") from missing
     match Path(path).suffix:
         case ".pt" | ".pth":
-            return torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call,unused-ignore]
+            return script_model(path, device)
         case ".pt2":
             return _exported(path, device, config)
-        case ".so" if _wants_aot(config):
-            return torch._export.aot_load(path, str(device))  # noqa: SLF001  # torch has no other name for it
         case ".onnx":
             return _onnx(path, device)
         case suffix:
@@ -74,25 +77,51 @@ def saved_model(path: str | None, device: torch.device, config: dict[str, Any]) 
             raise RuntimeError(f"No model weights could be loaded: {wrong}") from wrong
 
 
-def _wants_aot(config: dict[str, Any]) -> bool:
+def script_model(path: str, device: torch.device) -> Any:
+    """TorchScript."""
+    return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call,unused-ignore]
+
+
+def load_aot(path: str, device: torch.device) -> Any:
+    """A library of torch._export.aot_compile."""
+    return torch._export.aot_load(path, str(device))  # noqa: SLF001  # torch has no other name for it
+
+
+def wants_aot(config: dict[str, Any]) -> bool:
+    """Whether `pt2.export.aot_compile` is true."""
     pt2 = config.get("pt2")
     export = pt2.get("export") if isinstance(pt2, dict) else None
     return isinstance(export, dict) and export.get("aot_compile") is True
 
 
 def _exported(path: str, device: torch.device, config: dict[str, Any]) -> Any:
-    if _wants_aot(config):
+    if wants_aot(config):
         from torch._inductor import aoti_load_package  # noqa: PLC0415  # slow to import
 
         return aoti_load_package(path)
-    return torch.export.load(path).module().to(device)
+    with _weights_only():
+        return torch.export.load(path).module().to(device)
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Without this torch.export.load reads pickles that run code: it asks for `weights_only=False` where True fails."""
+    key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(key)
+    os.environ[key] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[key]
+        if before is not None:
+            os.environ[key] = before
 
 
 def _onnx(path: str, device: torch.device) -> Any:
     try:
-        import onnxruntime  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  # an extra
+        import onnxruntime  # noqa: PLC0415  # an extra
     except ImportError as error:
-        raise ImportError("onnxruntime is not installed; a .onnx model needs it") from error
+        raise ImportError(f"a .onnx model needs onnxruntime, which cannot be imported: {error}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     providers = ["CPUExecutionProvider"]
@@ -101,8 +130,26 @@ def _onnx(path: str, device: torch.device) -> Any:
     return onnxruntime.InferenceSession(path, sess_options=options, providers=providers)
 
 
+def ort_session(model: Any) -> bool:
+    """Whether a model is a session of onnxruntime, which is not called but run."""
+    return not callable(model) and hasattr(model, "get_inputs")
+
+
+def run_session(session: Any, inputs: Sequence[Any]) -> Any:
+    """A tensor, or a list of them where the model has several outputs. ValueError for another number of inputs."""
+    names = [one.name for one in session.get_inputs()]
+    if len(names) != len(inputs):
+        raise ValueError(f"the model has the inputs {', '.join(names)}; inference was given {len(inputs)}")
+    feeds = {name: torch.as_tensor(one).cpu().numpy() for name, one in zip(names, inputs, strict=True)}
+    outputs = [torch.from_numpy(one) for one in session.run(None, feeds)]
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
 def compiled(model: torch.nn.Module, config: dict[str, Any]) -> Any:
-    """The model under torch.compile where `pt2` asks for it; what cannot be compiled runs as it is, with a warning."""
+    """The model under torch.compile where `pt2` asks for it; what cannot be compiled runs as it is, with a warning.
+
+    Most of that shows only when the model is first called (no C++ compiler, say), so torch is told to go on then.
+    """
     options = _compile_options(config.get("pt2"))
     if options is None:
         return model
@@ -112,6 +159,7 @@ def compiled(model: torch.nn.Module, config: dict[str, Any]) -> Any:
         return model
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     try:
+        torch._dynamo.config.suppress_errors = True  # noqa: SLF001  # the place that torch's own texts name
         return torch.compile(model, **options)
     except Exception as error:  # noqa: BLE001  # compiling is an optimisation
         logger.warning("pt2: torch.compile failed, the model runs as it is: %s", error)

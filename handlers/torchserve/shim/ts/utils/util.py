@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import json
 import re
+import warnings
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-CLEANUP_REGEX = re.compile("<.*?>")
+import yaml
 
-PT2_BACKENDS = frozenset(
-    (
-        *("eager", "aot_eager", "inductor", "nvfuser", "aot_nvfuser", "aot_cudagraphs", "ofi", "fx2trt", "onnxrt"),
-        *("ipex", "torchxla_trace_once", "openvino", "tensorrt", "hpu_backend"),
-    )
-)
-"""What `pt2` in model-config.yaml may name as a backend of torch.compile."""
+CLEANUP_REGEX = re.compile("<.*?>|&(?:#[0-9]{1,6}|#x[0-9a-f]{1,6}|[a-z0-9]+);")
+"""Tags and entities of HTML."""
+
+
+class PT2Backend(str, enum.Enum):
+    """What `pt2` in model-config.yaml may name as a backend of torch.compile."""
+
+    EAGER = "eager"
+    AOT_EAGER = "aot_eager"
+    INDUCTOR = "inductor"
+    NVFUSER = "nvfuser"
+    AOT_NVFUSER = "aot_nvfuser"
+    AOT_CUDAGRAPHS = "aot_cudagraphs"
+    OFI = "ofi"
+    FX2TRT = "fx2trt"
+    ONNXRT = "onnxrt"
+    IPEX = "ipex"
+    TORCHXLA_TRACE_ONCE = "torchxla_trace_once"
+    OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+    HPU_BACKEND = "hpu_backend"
 
 
 class PredictionException(Exception):
@@ -30,7 +47,7 @@ class PredictionException(Exception):
         self.error_code = error_code
 
     def __str__(self) -> str:
-        return f"message : {self.message} error_code : {self.error_code}"
+        return f"{self.message} : {self.error_code}"
 
 
 def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:
@@ -39,21 +56,25 @@ def list_classes_from_module(module: ModuleType, parent_class: type | None = Non
     return found if parent_class is None else [one for one in found if issubclass(one, parent_class)]
 
 
-def load_label_mapping(mapping_file_path: str | Path) -> dict[str, Any] | None:
-    """The content of index_to_name.json, or None where there is no such file.
+def load_label_mapping(mapping_file_path: str | Path) -> dict[str, str] | None:
+    """Label by class, from index_to_name.json; None where there is no such file. TypeError where it is another thing.
 
-    A list under `object_type_names` becomes a mapping from "0", "1", ...
+    A list under `object_type_names` becomes a mapping from "0", "1", ...; of a list of labels the last one counts.
     """
     path = Path(mapping_file_path)
     if not path.is_file():
         return None
     mapping = json.loads(path.read_text())
     if not isinstance(mapping, dict):
-        raise TypeError('index to name mapping should be in "class":"label" json format')
+        raise TypeError(f'{path.name}: it is not in the json format {{"class": "label"}}')
     names = mapping.get("object_type_names")
     if isinstance(names, list):
-        return {str(index): name for index, name in enumerate(names)}
-    return mapping
+        mapping = {str(index): name for index, name in enumerate(names)}
+    labels = {key: value[-1] if isinstance(value, list) and value else value for key, value in mapping.items()}
+    wrong = [key for key, label in labels.items() if not isinstance(label, str)]
+    if wrong:
+        raise TypeError(f"{path.name}: the label of class {wrong[0]!r} is neither text nor a list of texts")
+    return labels
 
 
 def map_class_to_label(
@@ -79,23 +100,27 @@ def _label(mapping: dict[str, Any] | None, index: int) -> str:
 
 
 def get_yaml_config(yaml_file_path: str | Path) -> Any:
-    """The content of a YAML file; None where it is absent. Needs PyYAML."""
-    import yaml  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415  # an extra of the user's
-
-    path = Path(yaml_file_path)
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+    """The content of a YAML file, read as data."""
+    return yaml.safe_load(Path(yaml_file_path).read_text())
 
 
 def check_valid_pt2_backend(backend: str) -> bool:
     """Whether torch.compile may be asked for a backend of this name."""
-    return backend in PT2_BACKENDS
+    return backend in [known.value for known in PT2Backend]
 
 
-def deprecated(version: str, replacement: str = "") -> Callable[[Any], Any]:
-    """Mark a function as old; it works as before."""
+def deprecated(
+    version: str, replacement: str = "", klass: type[Warning] = PendingDeprecationWarning
+) -> Callable[[Any], Any]:
+    """Mark a function as old since `version`: a call of it warns, with a warning of `klass`, and works."""
 
     def mark(function: Any) -> Any:
-        function.__doc__ = f"Since {version}: {replacement or 'no replacement'}.\n\n{function.__doc__ or ''}"
-        return function
+        @wraps(function)
+        def warned(*arguments: Any, **named: Any) -> Any:
+            text = f"{function.__name__} is old since {version}" + (f"; use {replacement}" if replacement else "")
+            warnings.warn(text, klass, stacklevel=2)
+            return function(*arguments, **named)
+
+        return warned
 
     return mark

@@ -1,35 +1,43 @@
 """The envelope `json`: a request is {"instances": [...]}, its answer {"predictions": [...]}.
 
-The handler gets the instances of all requests in one list, and returns as many answers.
+An instance {"b64": text}, or a value of one, becomes bytes.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
-from .base import BaseEnvelope, content_of
+from .base import Group, GroupEnvelope, object_of
 
 
-class JSONEnvelope(BaseEnvelope):
+class JSONEnvelope(GroupEnvelope):
     """See the module's docstring."""
 
-    def handle(self, data: Any, context: Any) -> Any:
-        """Answer a batch; the lengths belong to this call, whatever else runs while it waits."""
-        self.context = context
-        requests = [self._instances(row) for row in data]
-        answers = self._handle_fn([one for request in requests for one in request], context)
-        total = sum(map(len, requests))
-        if not isinstance(answers, list) or len(answers) != total:
-            raise ValueError("number of batch response mismatched")
-        rest = iter(answers)
-        return [json.dumps({"predictions": [next(rest) for _ in request]}) for request in requests]
-
-    def _instances(self, row: Any) -> list[Any]:
-        content = content_of(row)
-        if isinstance(content, (bytes, bytearray, str)):
-            content = json.loads(content)
-        instances = content.get("instances") if isinstance(content, dict) else None
+    def unpack(self, row: Any) -> Group:
+        """The instances of a request, decoded."""
+        instances = object_of(row).get("instances")
         if not isinstance(instances, list):
-            raise ValueError('the request is not {"instances": [...]}')  # noqa: TRY004  # a wrong value, not a wrong type
-        return instances
+            raise ValueError('the request is not {"instances": [...]}')  # noqa: TRY004  # a wrong value
+        return Group([_decoded(one) for one in instances])
+
+    def pack(self, group: Group, answers: list[Any], index: int) -> Any:
+        """JSON on one line."""
+        return json.dumps({"predictions": answers})
+
+
+def _decoded(instance: Any) -> Any:
+    if isinstance(instance, dict) and list(instance) != ["b64"]:
+        return {key: _bytes(value) for key, value in instance.items()}
+    return _bytes(instance)
+
+
+def _bytes(value: Any) -> Any:
+    """The bytes of {"b64": text}; any other value as it is."""
+    if not isinstance(value, dict) or list(value) != ["b64"]:
+        return value
+    try:
+        return base64.b64decode(value["b64"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"instances: b64 is not base64: {error}") from error

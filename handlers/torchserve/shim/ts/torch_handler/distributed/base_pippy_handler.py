@@ -1,0 +1,16 @@
+"""What handlers of PiPPy's models inherit from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...handler_utils.distributed.refusal import refuse
+from ..base_handler import BaseHandler
+
+
+class BasePippyHandler(BaseHandler):
+    """Its `initialize` says why it cannot be served."""
+
+    def initialize(self, ctx: Any) -> None:
+        """ImportError where PiPPy is not installed, else NotImplementedError."""
+        refuse("pippy", type(self).__name__)

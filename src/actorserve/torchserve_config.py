@@ -1,0 +1,126 @@
+"""Reads what TorchServe's operators have: config.properties, its flags, TS_ variables; gives a configuration.
+
+What the values mean is decided in translation.py. `convert` writes it as a config.toml. What must not live here:
+the command line (__main__.py), starting and stopping in the background (background.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from actorserve import config, torchserve_store
+from actorserve.actors.device import find_gpus
+from actorserve.config import Config
+from actorserve.errors import ConfigError
+from actorserve.properties import Flags, Values, parse, settle
+from actorserve.properties_keys import FLAGS_WITHOUT_EFFECT
+from actorserve.translation import Machine, Translation, store_of, to_load, translate
+
+FILE = "config.properties"
+ENV_FILE = "TS_CONFIG_FILE"
+
+
+def is_properties(path: Path) -> bool:
+    """Whether a file is TorchServe's, by its name; snapshots end in .cfg."""
+    return path.suffix.lower() in (".properties", ".cfg")
+
+
+def find_file(given: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """Where TorchServe looks: TS_CONFIG_FILE, the one that is given, config.properties in the working folder."""
+    if environment.get(ENV_FILE):
+        return Path(environment[ENV_FILE])
+    if given is not None:
+        return given
+    return Path(FILE) if Path(FILE).is_file() else None
+
+
+def read(path: Path | None, flags: Flags) -> Translation:
+    """A file, or the flags alone, as a translation. ConfigError."""
+    data = b"" if path is None else read_bytes(path)
+    values = settle(parse(data), flags, os.environ)
+    machine = Machine(Path.cwd(), len(find_gpus(os.environ)), len(os.sched_getaffinity(0)))
+    archives, left_out = torchserve_store.find(store_of(values, machine), to_load(values))
+    translation = translate(values, flags, machine, archives)
+    return Translation(translation.content, translation.ignored, (*translation.notes, *left_out))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; ConfigError if there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError("", f"there is no file {path}") from None
+    except OSError as error:
+        raise ConfigError("", f"{path} cannot be read: {error.strerror}") from None
+
+
+def load(path: Path | None, flags: Flags, overrides: Sequence[str] = ()) -> tuple[Config, Translation]:
+    """The configuration of config.properties, with `key=value` overrides of config.toml's keys. ConfigError."""
+    translation = read(path, flags)
+    content = copy.deepcopy(translation.content)
+    for override in overrides:
+        config.set_key(content, override)
+    return config.parse(content, folder=folder_of(path)), translation
+
+
+def folder_of(path: Path | None) -> Path:
+    """The folder of the configuration: where its state is kept."""
+    return Path.cwd() if path is None else path.resolve().parent
+
+
+def add_flags(content: dict[str, Any], flags: Flags) -> Translation:
+    """A config.toml's content with what TorchServe's flags add to it. ConfigError where one makes no sense there."""
+    if flags.disable_token_auth:
+        raise ConfigError("--disable-token-auth", "is for config.properties; leave out tokens_file and key_file here")
+    added = copy.deepcopy(content)
+    server = added.setdefault("server", {})
+    if not isinstance(server, dict):
+        return Translation(added)  # told by config.parse
+    if flags.model_store is not None:
+        server["model_store"] = str(Path.cwd() / flags.model_store)
+    if flags.enable_model_api:
+        server["model_api"] = True
+    if flags.no_config_snapshots:
+        server["state_dir"] = ""
+    notes: tuple[str, ...] = ()
+    if flags.models:
+        notes = _add_models(added, flags)
+    return Translation(added, {flag: FLAGS_WITHOUT_EFFECT[flag] for flag in flags.further}, notes)
+
+
+def _add_models(content: dict[str, Any], flags: Flags) -> tuple[str, ...]:
+    if flags.model_store is None:
+        raise ConfigError("--models", "needs --model-store beside a config.toml")
+    values = Values(flags.properties())
+    archives, left_out = torchserve_store.find(Path.cwd() / flags.model_store, to_load(values))
+    models = content.setdefault("models", {})
+    for archive in archives:
+        if archive.name in models:
+            raise ConfigError("--models", f"{archive.name} is in the file too")
+        models[archive.name] = {"source": str(archive.path)}
+    return left_out
+
+
+def to_toml(translation: Translation, title: str) -> str:
+    """A translation as a config.toml, with a comment for each key that has no effect."""
+    import tomlkit  # noqa: PLC0415  # for `convert` alone
+
+    document = tomlkit.document()
+    document.add(tomlkit.comment(f"Made from {title} by `python -m actorserve convert`."))
+    for key, why in translation.ignored.items():
+        document.add(tomlkit.comment(_line(f"{key} has no effect: {why}.")))
+    for note in translation.notes:
+        document.add(tomlkit.comment(_line(note)))
+    for name, table in translation.content.items():
+        document.add(tomlkit.nl())
+        document.add(name, tomlkit.item(table))
+    return tomlkit.dumps(document)
+
+
+def _line(text: str) -> str:
+    """A text that fits behind a "#"."""
+    return "".join(character if character.isprintable() else " " for character in text)
