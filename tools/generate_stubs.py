@@ -19,7 +19,15 @@ import grpc_tools
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTRACTS = ("inference", "management", "grpc_health_v1", "grpc_reflection_v1", "grpc_reflection_v1alpha", "ray_serve")
+CONTRACTS = (
+    "inference",
+    "management",
+    "grpc_health_v1",
+    "grpc_reflection_v1",
+    "grpc_reflection_v1alpha",
+    "ray_serve",
+    "applications",
+)
 RAY = "ray_serve"
 """The contract whose grpcio stubs users import too, from `actorserve.serve.generated`."""
 PLUGINS = ("protoc-gen-mypy", "protoc-gen-grpclib_python")
