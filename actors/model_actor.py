@@ -22,8 +22,9 @@ import structlog
 import trio
 
 from actorserve.actors import wire
-from actorserve.actors.environment import search_path
+from actorserve.actors.composition import Composition
 from actorserve.actors.in_hand import InHand
+from actorserve.actors.loading import load_content
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.memory import own_memory
 from actorserve.actors.messages import Capabilities, ChildSpec, Crashed, Drained, Exit, Finished, Killed
@@ -35,7 +36,16 @@ from actorserve.actors.wire import Frame, Kind
 from actorserve.actors.worker_process import LineLimit, OutputPump, Spawner, Worker, dropped_lines
 from actorserve.errors import ActorCrashed, ActorserveError, Draining, LoadFailed
 
-OF_WORK = frozenset(int(kind) for kind in (Kind.RESULT, Kind.CHUNK, Kind.BEGUN, Kind.DONE, Kind.ERROR, Kind.FAULT))
+OF_WORK = frozenset(
+    int(kind)
+    for kind in (
+        *(Kind.RESULT, Kind.CHUNK, Kind.BEGUN, Kind.DONE, Kind.ERROR, Kind.FAULT),
+        *(Kind.INITIAL, Kind.ENDED, Kind.TAKEN),
+    )
+)
+OF_COMPOSITION = frozenset(
+    int(kind) for kind in (Kind.CALL, Kind.CALL_ITEM, Kind.CALL_END, Kind.CALL_CREDIT, Kind.CALL_CANCEL)
+)
 BEAT_S = 1.0
 REAP_S = 5.0
 LAST_WORDS_S = 1.0
@@ -48,7 +58,8 @@ log = structlog.get_logger("actorserve.model")
 class ActorSettings:
     """What every incarnation of every actor shares. `gather_limit`: bytes of one unary answer.
 
-    `measure`: bytes of memory that the process of a pid holds by itself, None where it has gone.
+    `measure`: bytes of memory that the process of a pid holds by itself, None where it has gone. `find`: the mailbox of
+    a model and a version, for calls that workers make; NoSuchModel.
     """
 
     spawner: Spawner
@@ -56,6 +67,7 @@ class ActorSettings:
     path: tuple[str, ...] = ()
     gather_limit: int = 6_553_500
     measure: Measure = own_memory
+    find: Callable[[str, str], Mailbox] | None = None
 
 
 class Incarnation:
@@ -89,6 +101,7 @@ class Incarnation:
         self._died = False
         self._failure: Crashed | None = None  # why, where the process's status does not say it
         self._in_hand: InHand | None = None
+        self._composition: Composition | None = None
         self._log = log.bind(model=spec.model.key, worker=spec.index)
 
     @property
@@ -182,6 +195,8 @@ class Incarnation:
         drained = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run_writer)
+            if self._settings.find is not None:
+                self._composition = Composition(self._settings.find, worker.write, nursery)
             nursery.start_soon(self._read, worker, in_hand, nursery.cancel_scope)
             nursery.start_soon(self._await_process, worker, nursery.cancel_scope)
             await self._load(worker)
@@ -227,20 +242,9 @@ class Incarnation:
     # --- loading --------------------------------------------------------------------------------
 
     async def _load(self, worker: Worker) -> None:
-        model, placement = self.spec.model, self.spec.placement
-        content: dict[str, Any] = {
-            "name": model.name,
-            "version": model.version,
-            "handler": model.handler,
-            "device": placement.device if worker.process.sees_all_devices else placement.in_worker,
-            "model_dir": str(model.model_dir),
-            "options": dict(model.options),
-            "cache_dir": str(self._settings.cache_dir),
-            "max_batch_weight": model.max_batch_weight,
-            "threads": model.threads,
-            "batch_size": model.batch_size,
-            "path": search_path(self._settings.path, model),
-        }
+        model = self.spec.model
+        sees_all = worker.process.sees_all_devices
+        content = load_content(self.spec, self._settings.path, self._settings.cache_dir, sees_all_devices=sees_all)
         began = trio.current_time()
         worker.write(wire.note(Kind.LOAD, content))
         with trio.move_on_after(model.startup_timeout_s) as timeout:
@@ -276,6 +280,9 @@ class Incarnation:
         if frame.kind in OF_WORK:
             in_hand.hear(frame)
             return
+        if frame.kind in OF_COMPOSITION and self._composition is not None:
+            self._composition.hear(frame)
+            return
         match frame.kind:
             case Kind.PONG:
                 self._pulse.heard()
@@ -286,7 +293,7 @@ class Incarnation:
                 self._relay(wire.read_note(frame.payload))
             case Kind.READY:
                 said = wire.read_note(frame.payload)
-                able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences"))
+                able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences", "calls"))
                 self._mailbox.learn(Capabilities(*able))
                 self._loaded.set()
             case Kind.FAILED:

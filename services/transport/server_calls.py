@@ -31,6 +31,8 @@ from actorserve.services.transport.server_stream import ServerStream
 from actorserve.services.transport.tls import PeerIdentity
 
 MOST_SHOWN = 1000  # characters of an error in the record of its call
+ANY = b"*"
+"""The key of the handler for methods that no other has, where there is one."""
 CUT_AT_ONCE = 8  # calls cancelled between two checkpoints (rule 3)
 
 log = structlog.get_logger(__name__)
@@ -111,6 +113,10 @@ class ServerCalls(ABC):
             found = self._handlers.get(fields[b":path"])
             if found is None:
                 path = fields[b":path"].decode("latin-1")
+                found = self._handlers.get(ANY)
+                if found is not None:
+                    found = (path, found[1])
+            if found is None:
                 raise grpc.Refusal(200, Status.UNIMPLEMENTED, f"unknown method {path}")
         except grpc.Refusal as refusal:
             self._refuse(stream, refusal)

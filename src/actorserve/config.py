@@ -30,6 +30,7 @@ from pydantic_core import ErrorDetails
 from actorserve import config_defaults
 from actorserve.config_defaults import EVERY, MOST_WORKERS, Defaults, Workers
 from actorserve.config_listener import Listener, Tls
+from actorserve.config_servicer import Replicas, Servicer, check_servicers
 from actorserve.config_types import (
     AUTO,
     NAME,
@@ -46,7 +47,7 @@ from actorserve.config_types import (
 )
 from actorserve.errors import ConfigError
 
-SERVICES = ("inference", "management", "health", "reflection")
+SERVICES = ("inference", "management", "health", "reflection", "servicers")
 DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "inference": {"address": "127.0.0.1:7070", "services": ["inference", "health", "reflection"]},
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
@@ -385,7 +386,13 @@ class Config(Table):
     listeners: dict[str, Listener] = Field(default_factory=dict)
     models: dict[str, Model] = Field(default_factory=dict)
     model_defaults: dict[str, Defaults] = Field(default_factory=dict)
+    servicers: tuple[Servicer, ...] = Field(default=(), strict=False)
     folder: Path = Field(default_factory=Path.cwd, exclude=True)
+
+    @model_validator(mode="after")
+    def _servicers_have_a_place(self) -> Config:
+        check_servicers(self.servicers, self.listeners)
+        return self
 
     @field_validator("models", "listeners")
     @classmethod
@@ -557,6 +564,8 @@ def _table_at(location: Sequence[int | str]) -> type[BaseModel]:
         "model_defaults": Defaults,
         "workers": Workers,
         "tls": Tls,
+        "servicers": Servicer,
+        "replicas": Replicas,
     }
     for depth, part in enumerate(location):
         if depth != 1:  # the second part is a name that the user gave
@@ -578,3 +587,5 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
     yield "[models.NAME]", Model
     yield "workers", Workers
     yield "[model_defaults.NAME]", Defaults
+    yield "[[servicers]]", Servicer
+    yield "replicas", Replicas

@@ -29,11 +29,11 @@ class Listener(Table):
     address: str | Texts = Field(
         description='Where: `"127.0.0.1:7070"`, `"[::1]:7070"`, `"unix:PATH"`, or a list. Port 0 takes a free one.'
     )
-    services: tuple[Literal["inference", "management", "health", "reflection"], ...] = Field(
+    services: tuple[Literal["inference", "management", "health", "reflection", "servicers"], ...] = Field(
         strict=False,
         min_length=1,
-        description='A list of `"inference"`, `"management"`, `"health"` (probes: docs/health.md) '
-        'and `"reflection"` (for grpcurl and its like).',
+        description='A list of `"inference"`, `"management"`, `"health"` (probes: docs/health.md), `"reflection"` '
+        '(for grpcurl and its like) and `"servicers"` (your own: docs/bring-your-own-schema.md).',
     )
     tls: Tls | None = Field(
         default=None,

@@ -37,6 +37,7 @@ from actorserve.actors.unpacking import Unpacking
 from actorserve.actors.urls import AllowList
 from actorserve.actors.worker_process import Spawner
 from actorserve.config_listener import Listener, Tls
+from actorserve.config_servicer import Servicer
 from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
 from actorserve.listening import address_of, close_all, open_address, remove_file
@@ -53,6 +54,7 @@ from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
 from actorserve.services.transport.tls import Certificates, Files
+from actorserve.servicing import Place, Servicing
 
 log = structlog.get_logger("actorserve.server")
 LAST_CALLS_S = 2.0
@@ -88,6 +90,8 @@ class Server:
             raise
         self.directory = Directory()
         self.spawner = spawner
+        if spawner is not None and settings.servicers:
+            raise ConfigError("servicers", "their code runs in worker processes, and there are none here")
         folder = settings.folder
         cache_dir = settings.server.cache_dir.expanduser()
         self.forkservers: Forkservers | None = None
@@ -100,6 +104,7 @@ class Server:
             cache_dir=cache_dir,
             path=(str(folder),),
             gather_limit=max(listener.max_send_bytes for listener in settings.listeners.values()),
+            find=self.directory.find,
         )
         self.supervisor = Supervisor(
             actor_settings,
@@ -118,20 +123,23 @@ class Server:
         self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release, on_kept=self.sources.keep)
         self._begun = False
         self._on_change = on_change
+        self.servicing = Servicing(actor_settings, self.supervisor, self.directory, folder=folder)
         self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
-        self.grpc = {name: self._grpc(listener, further) for name, listener in settings.listeners.items()}
+        self.grpc = {name: self._grpc(name, listener, further) for name, listener in settings.listeners.items()}
         self.bound: tuple[Bound, ...] = ()
         self.loading: dict[str, Reply[None]] = {}
         self._listeners: dict[str, list[trio.SocketListener]] = {}
         self._stop = trio.Event()
 
-    def _grpc(self, listener: Listener, further: Sequence[Any]) -> GrpcServer:
+    def _grpc(self, name: str, listener: Listener, further: Sequence[Any]) -> GrpcServer:
         services: list[Any] = []
         as_torchserve = listener.compatibility == "torchserve"
         table = compat if as_torchserve else status
+        schemas: list[Schema] = []
+        follows: dict[str, str] = {}
         if "inference" in listener.services:
             services.append(
                 InferenceService(
@@ -153,10 +161,10 @@ class Server:
                     defaults=self.settings.defaults_of,
                 )
             )
-        self._add_standard(listener, services, further)
+        self._add_standard(listener, services, further, schemas, follows)
         limits = Limits(**{field.name: getattr(listener, field.name) for field in fields(Limits)})
         on_end = self.access.add if self.settings.log.access and self.settings.log.level in ("debug", "info") else None
-        return GrpcServer(
+        grpc = GrpcServer(
             [*services, *further],
             limits=limits,
             translate=table.translate,
@@ -164,6 +172,9 @@ class Server:
             interceptors=self._interceptors(listener),
             certificates=None if listener.tls is None else Certificates(self._files(listener.tls)),
         )
+        if "servicers" in listener.services:
+            self.servicing.places[name] = Place(grpc, schemas, follows)
+        return grpc
 
     def _interceptors(self, listener: Listener) -> list[Interceptor]:
         if listener.key_file is not None:
@@ -188,12 +199,18 @@ class Server:
         client_ca = None if tls.client_ca is None else folder / tls.client_ca
         return Files(folder / tls.certificate, folder / tls.key, client_ca)
 
-    def _add_standard(self, listener: Listener, services: list[Any], further: Sequence[Any]) -> None:
+    def _add_standard(
+        self,
+        listener: Listener,
+        services: list[Any],
+        further: Sequence[Any],
+        schemas: list[Schema],
+        follows: dict[str, str],
+    ) -> None:
         """Add health and reflection, which speak of all that the listener has, themselves included."""
         names: list[str] = []
-        schemas: list[Schema] = []
         if "health" in listener.services:
-            services.append(HealthService(self.health, names))
+            services.append(HealthService(self.health, names, follows))
         if "reflection" in listener.services:
             services += [ReflectionService(schemas), AlphaReflectionService(schemas)]
             schemas += [Schema.of(services), *(Schema.of([one]) for one in further)]
@@ -211,6 +228,18 @@ class Server:
     def _changed(self) -> None:
         self.health.refresh()
         self._on_change()
+
+    async def add_servicer(self, servicer: Servicer) -> Reply[None]:
+        """Serve one more, while the server runs: see `Servicing.add`, as for the two below."""
+        return await self.servicing.add(servicer)
+
+    async def replace_servicer(self, servicer: Servicer) -> Reply[None]:
+        """Serve it instead of the one that has its name."""
+        return await self.servicing.replace(servicer, grace_s=self.settings.server.grace_s)
+
+    async def remove_servicer(self, label: str) -> Reply[None]:
+        """Serve the one of this name no longer."""
+        return await self.servicing.remove(label, grace_s=self.settings.server.grace_s)
 
     def stop(self) -> None:
         """Begin the drain. Idempotent."""
@@ -254,6 +283,7 @@ class Server:
                 for spec in self.specs:  # before a call can ask for one
                     key = spec.key if spec.name in self.loading else spec.name
                     self.loading[key] = await self._spawn(spec)
+                self._begin_servicers(front)
                 for name, opened in self._listeners.items():
                     await front.start(self.grpc[name].serve, opened)
                 task_status.started()
@@ -261,6 +291,15 @@ class Server:
                 await self._drain()
                 front.cancel_scope.cancel()
             back.cancel_scope.cancel()
+
+    def _begin_servicers(self, nursery: trio.Nursery) -> None:
+        """Those of the file; a task in `nursery`."""
+        servicers = self.settings.servicers
+        if servicers:
+            replies: dict[str, Reply[None]] = {servicer.label: Reply() for servicer in servicers}
+            self.loading |= replies
+            self.servicing.expect()
+            nursery.start_soon(self.servicing.begin, servicers, replies)
 
     async def _spawn(self, spec: ModelSpec) -> Reply[None]:
         """Have a model start. What is refused is seen where its loading is waited for; there may be many models."""

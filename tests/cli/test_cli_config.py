@@ -74,7 +74,8 @@ MISTAKES = {
     '[log]\naccess = "yes"': 'log.access: "yes" is wrong: it must be true or false',
     LISTENER: (
         'listeners.a.services: is missing. A list of `"inference"`, `"management"`, `"health"` '
-        '(probes: docs/health.md) and `"reflection"` (for grpcurl and its like).'
+        '(probes: docs/health.md), `"reflection"` (for grpcurl and its like) and `"servicers"` (your own: '
+        "docs/bring-your-own-schema.md)."
     ),
     LISTENER + 'services = ["infrence"]': (
         'listeners.a.services: "infrence" is wrong: it must be "inference", "management", "health" or "reflection"'

@@ -1,0 +1,258 @@
+"""The servicers of a server: what answers for each schema, where it is routed, while the server runs.
+
+    add: probe (what is its schema?) -> replicas start -> its routes, its reflection, its health are there
+    remove: its routes go -> calls in hand end -> replicas drain
+
+A call that comes before the schemas of the file are known waits for them, within its deadline.
+What must not live here: the user's code, what a call is (services/servicers.py), when replicas start (actors/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import trio
+
+from actorserve.actors.directory import Directory
+from actorserve.actors.mailbox import Mailbox
+from actorserve.actors.messages import Environment, ModelSpec, Restart, Spawn, Stop
+from actorserve.actors.model_actor import ActorSettings
+from actorserve.actors.probe import probe
+from actorserve.actors.reply import Reply
+from actorserve.actors.supervisor import Supervisor
+from actorserve.config_servicer import MOST_QUEUED, Replicas, Servicer
+from actorserve.errors import ActorserveError, AlreadyRegistered, NoSuchModel
+from actorserve.services.schemas import Schema
+from actorserve.services.servicers import Routes, ServicerSchema, asking, waiting
+from actorserve.services.transport.server import GrpcServer
+
+HOST = "actorserve.handlers.rpc.servicer:ServicerHost"
+VERSION = "1"
+
+log = structlog.get_logger("actorserve.servicers")
+
+
+@dataclass
+class Place:
+    """One listener that serves servicers: where routes go, and what its reflection and its health read.
+
+    `follows`: services by name -> the model that each is as well as.
+    """
+
+    server: GrpcServer
+    schemas: list[Schema]
+    follows: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Served:
+    """One servicer that is served: its model, its routes, and on which listeners."""
+
+    spec: ModelSpec
+    routes: Routes
+    places: tuple[str, ...]
+
+
+class Servicing:
+    """See the module's docstring. `places`: the listeners that serve servicers, by name; filled by the server."""
+
+    def __init__(self, settings: ActorSettings, supervisor: Supervisor, directory: Directory, *, folder: Path) -> None:
+        """`folder` is what relative paths mean."""
+        self.places: dict[str, Place] = {}
+        self.served: dict[str, Served] = {}
+        self._settings = settings
+        self._supervisor = supervisor
+        self._directory = directory
+        self._folder = folder
+        self._settled = trio.Event()
+
+    # --- the servicers of the file ----------------------------------------------------------------
+
+    def expect(self) -> None:
+        """Some are on their way: calls of methods that nobody knows wait until `begin` knows them."""
+        for place in self.places.values():
+            place.server.otherwise(waiting(self._settled, place.server.find))
+
+    async def begin(self, servicers: Iterable[Servicer], loading: Mapping[str, Reply[None]]) -> None:
+        """Add those of the file, side by side; return once their schemas are known.
+
+        `loading`: each one's reply, by its label, set once it is READY. What fails is told there and in the log; the
+        others are served.
+        """
+        ready: dict[str, Reply[None]] = {}
+        async with trio.open_nursery() as nursery:
+            for servicer in servicers:
+                nursery.start_soon(self._begin_one, servicer, loading[servicer.label], ready)
+        self._settled.set()
+        for place in self.places.values():
+            place.server.otherwise(None)
+        async with trio.open_nursery() as nursery:
+            for label, reply in ready.items():
+                nursery.start_soon(_pass_on, reply, loading[label])
+
+    async def _begin_one(self, servicer: Servicer, loading: Reply[None], ready: dict[str, Reply[None]]) -> None:
+        try:
+            ready[servicer.label] = await self.add(servicer)
+        except ActorserveError as error:
+            log.error("servicer not served", servicer=servicer.label, why=str(error))  # noqa: TRY400  # the user's code
+            loading.fail(error)
+
+    # --- while the server runs ----------------------------------------------------------------------
+
+    async def add(self, servicer: Servicer) -> Reply[None]:
+        """Serve one more. Returns once its schema is known and its calls are taken; the reply is set when its replicas
+        are READY.
+
+        LoadFailed: its code cannot be imported, or has no schema. AlreadyRegistered: one is called so, or serves one
+        of its methods on one of its listeners. Nothing is changed then.
+        """
+        label = servicer.label
+        if label in self.served:
+            raise AlreadyRegistered(f"a servicer {label!r} is served already")
+        spec = spec_of(servicer, folder=self._folder)
+        schema = ServicerSchema.of(await probe(spec, self._settings))
+        places = tuple(servicer.listeners or self.places)
+        self._check_free(label, schema, places)
+        ready = await self._supervisor.carry_out(Spawn(spec))
+        routes = Routes(schema, asking(self._mailbox_of(spec)))
+        self.served[label] = Served(spec, routes, places)
+        self._route(self.served[label])
+        log.info("servicer served", servicer=label, services=list(schema.services), listeners=list(places))
+        return ready
+
+    def _check_free(self, label: str, schema: ServicerSchema, places: Iterable[str]) -> None:
+        for name in places:
+            for path in schema.methods:
+                if self.places[name].server.find(path) is not None:
+                    raise AlreadyRegistered(f"servicer {label!r}: {path} is served on listener {name!r} already")
+
+    def _mailbox_of(self, spec: ModelSpec) -> _Finder:
+        return _Finder(self._directory, spec)
+
+    async def remove(self, label: str, *, grace_s: float) -> Reply[None]:
+        """Serve one no longer: its methods are UNIMPLEMENTED at once, calls in hand end, its replicas drain.
+
+        Returns once that has begun; the reply is set when they are gone. NoSuchModel: none is called so.
+        """
+        served = self.served.pop(label, None)
+        if served is None:
+            raise NoSuchModel(label)
+        self._unroute(served)
+        return await self._supervisor.carry_out(Stop(served.spec.name, served.spec.version, grace_s))
+
+    async def replace(self, servicer: Servicer, *, grace_s: float) -> Reply[None]:
+        """Serve another in the place of the one that is called so; new calls are its from the moment it is READY.
+
+        Where it is no good (LoadFailed, StartupTimeout), the old one stays. The reply is set when the old is gone.
+        """
+        label = servicer.label
+        old = self.served.get(label)
+        if old is None:
+            raise NoSuchModel(label)
+        version = str(int(old.spec.version) + 1)
+        spec = spec_of(servicer, folder=self._folder, version=version)
+        schema = ServicerSchema.of(await probe(spec, self._settings))
+        places = tuple(servicer.listeners or self.places)
+        spawn = Spawn(spec, unregister_on_failure=True)
+        await (await self._supervisor.carry_out(spawn)).wait()
+        self._unroute(old)
+        try:
+            self._check_free(label, schema, places)
+        except AlreadyRegistered:
+            self._route(old)
+            await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))
+            raise
+        served = self.served[label] = Served(spec, Routes(schema, asking(self._mailbox_of(spec))), places)
+        self._route(served)
+        self._directory.set_default(spec.name, spec.version)
+        log.info("servicer replaced", servicer=label, services=list(schema.services))
+        return await self._supervisor.carry_out(Stop(old.spec.name, old.spec.version, grace_s))
+
+    # --- routes ---------------------------------------------------------------------------------------
+
+    def _route(self, served: Served) -> None:
+        schema = served.routes.schema
+        for name in served.places:
+            place = self.places[name]
+            place.server.add(served.routes)
+            place.schemas.append(schema.described)
+            place.follows.update(dict.fromkeys(schema.services, served.spec.name))
+
+    def _unroute(self, served: Served) -> None:
+        schema = served.routes.schema
+        for name in served.places:
+            place = self.places[name]
+            place.server.remove(served.routes)
+            place.schemas.remove(schema.described)
+            for service in schema.services:
+                place.follows.pop(service, None)
+
+
+class _Finder:
+    """The mailbox of one version, looked for once it is asked for; NoSuchModel once it is gone."""
+
+    def __init__(self, directory: Directory, spec: ModelSpec) -> None:
+        self._directory = directory
+        self._spec = spec
+        self._found: Mailbox | None = None
+
+    def __call__(self) -> Mailbox:
+        if self._found is None:
+            self._found = self._directory.find(self._spec.name, self._spec.version)
+        return self._found
+
+
+async def _pass_on(ready: Reply[None], loading: Reply[None]) -> None:
+    try:
+        await ready.wait()
+        loading.set(None)
+    except ActorserveError as error:
+        loading.fail(error)
+
+
+def spec_of(servicer: Servicer, *, folder: Path, version: str = VERSION) -> ModelSpec:
+    """The ModelSpec that runs a servicer. `folder` is what relative paths mean."""
+    replicas = servicer.replicas
+    bounds = replicas if isinstance(replicas, Replicas) else Replicas.model_construct(min=replicas, max=replicas)
+    listed = servicer.requirements
+    environment = Environment(
+        path=tuple(str((folder / one).resolve()) for one in servicer.path),
+        env=servicer.env,
+        pass_env=servicer.pass_env,
+        requirements=() if isinstance(listed, str) else listed,
+        requirements_file=str((folder / listed).resolve()) if listed and isinstance(listed, str) else "",
+        base=str(folder.resolve()),
+        install_timeout_s=servicer.install_timeout_s,
+    )
+    return ModelSpec(
+        name=servicer.label,
+        version=version,
+        handler=HOST,
+        model_dir=folder,
+        url=servicer.servicer,
+        options={
+            "servicer": servicer.servicer,
+            "functions": list(servicer.functions),
+            "max_ongoing_requests": servicer.max_ongoing_requests,
+        },
+        workers_min=bounds.min,
+        workers_max=bounds.max,
+        target_ongoing_requests=servicer.target_ongoing_requests,
+        upscale_delay_s=servicer.upscale_delay_s,
+        downscale_delay_s=servicer.downscale_delay_s,
+        devices=(servicer.device,) if isinstance(servicer.device, str) else servicer.device,
+        threads=servicer.threads,
+        batch_size=servicer.max_ongoing_requests,
+        queue_size=MOST_QUEUED if servicer.max_queued_requests < 0 else servicer.max_queued_requests,
+        startup_timeout_s=servicer.startup_timeout_s,
+        response_timeout_s=servicer.response_timeout_s,
+        max_restarts=servicer.max_restarts,
+        restart=Restart(servicer.restart),
+        max_worker_memory_mb=servicer.max_worker_memory_mb,
+        max_requests_per_worker=servicer.max_requests_per_worker,
+        loaded_at_startup=True,
+        environment=environment,
+    )
