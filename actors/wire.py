@@ -530,7 +530,7 @@ def status_data(code: int, text: str, answer: bytes | None) -> bytes:
     return error_data(str(code), text) + (b"" if answer is None else b"\0" + answer)  # JSON has no zero byte
 
 
-@_strict
+@strict
 def read_status_data(data: bytes) -> tuple[int, str, bytes | None]:
     """What `status_data` packed."""
     head, mark, answer = bytes(data).partition(b"\0")

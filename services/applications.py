@@ -27,7 +27,7 @@ from grpclib.exceptions import GRPCError
 from actorserve.actors.exchange import Exchange
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import Call, Cardinality, Initial, Metadata
-from actorserve.errors import ActorserveError, BadInput, Draining, Expired, NoSuchApplication
+from actorserve.errors import BadInput, Draining, Expired, NoSuchApplication
 from actorserve.proto.applications_grpc import ApplicationsBase
 from actorserve.proto.applications_pb2 import (
     CallResponse,
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 APPLICATION = "application"
 REQUEST_ID = "request_id"
+LAST_BYTES_S = 5.0
+"""Seconds that a client has to take what is queued when its call's deadline has passed."""
 Translate = Callable[[Exception, "ServerStream"], GRPCError | None]
 Pick = Callable[["ServerStream"], Mailbox]
 
@@ -114,15 +116,15 @@ class AppRoutes:
 
     async def _serve(self, stream: ServerStream) -> None:
         """Carry a call through. Its deadline ends here, so that the id is in the trailers then, too (rule 3)."""
-        id = stream.ensure_request_id()
+        id, expires = stream.ensure_request_id(), NEVER if stream.expires is None else stream.expires
         stream.scope.deadline = math.inf
         try:
-            with trio.move_on_at(NEVER if stream.expires is None else stream.expires) as limit:
+            with trio.move_on_at(expires) as limit:
                 await converse(stream, self._ask, ((REQUEST_ID, id),))
             if limit.cancelled_caught:
                 raise Expired("the deadline passed")
-        except (ActorserveError, GRPCError) as error:
-            known = error if isinstance(error, GRPCError) else self._translate(error, stream)
+        except Exception as error:
+            known = self._translate(_single(error), stream)
             if known is None or stream.status is not None:
                 raise
             await stream.send_trailing_metadata(
@@ -131,6 +133,15 @@ class AppRoutes:
                 status_details=known.details,
                 metadata={REQUEST_ID: id},
             )
+        finally:
+            stream.scope.deadline = max(expires, trio.current_time() + LAST_BYTES_S)
+
+
+def _single(error: Exception) -> Exception:
+    """The one exception in groups of one."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class RayService(RayServeAPIServiceBase):

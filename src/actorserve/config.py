@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from actorserve import config_defaults
+from actorserve.config_application import Application
 from actorserve.config_defaults import EVERY, MOST_WORKERS, Defaults, Workers
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Replicas, Servicer, check_servicers
@@ -47,7 +48,7 @@ from actorserve.config_types import (
 )
 from actorserve.errors import ConfigError
 
-SERVICES = ("inference", "management", "health", "reflection", "servicers")
+SERVICES = ("inference", "management", "health", "reflection", "servicers", "predict", "ray", "applications")
 DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "inference": {"address": "127.0.0.1:7070", "services": ["inference", "health", "reflection"]},
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
@@ -387,6 +388,7 @@ class Config(Table):
     models: dict[str, Model] = Field(default_factory=dict)
     model_defaults: dict[str, Defaults] = Field(default_factory=dict)
     servicers: tuple[Servicer, ...] = Field(default=(), strict=False)
+    applications: dict[str, Application] = Field(default_factory=dict)
     folder: Path = Field(default_factory=Path.cwd, exclude=True)
 
     @model_validator(mode="after")
@@ -394,7 +396,7 @@ class Config(Table):
         check_servicers(self.servicers, self.listeners)
         return self
 
-    @field_validator("models", "listeners")
+    @field_validator("models", "listeners", "applications")
     @classmethod
     def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
@@ -566,6 +568,7 @@ def _table_at(location: Sequence[int | str]) -> type[BaseModel]:
         "tls": Tls,
         "servicers": Servicer,
         "replicas": Replicas,
+        "applications": Application,
     }
     for depth, part in enumerate(location):
         if depth != 1:  # the second part is a name that the user gave
@@ -589,3 +592,4 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
     yield "[model_defaults.NAME]", Defaults
     yield "[[servicers]]", Servicer
     yield "replicas", Replicas
+    yield "[applications.NAME]", Application

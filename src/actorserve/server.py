@@ -124,6 +124,9 @@ class Server:
         self._begun = False
         self._on_change = on_change
         self.servicing = Servicing(actor_settings, self.supervisor, self.directory, folder=folder)
+        grace_s = settings.server.grace_s
+        self.applying = Applying(actor_settings, self.supervisor, self.directory, folder=folder, grace_s=grace_s)
+        self.applying.take_schemas(one for one in settings.servicers if not one.servicer)
         self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
@@ -138,6 +141,9 @@ class Server:
         services: list[Any] = []
         as_torchserve = listener.compatibility == "torchserve"
         table = compat if as_torchserve else status
+        told: Translate = table.translate
+        if listener.compatibility == "ray":
+            told = ray_compat.translating(listener.request_timeout_s)
         schemas: list[Schema] = []
         follows: dict[str, str] = {}
         if "inference" in listener.services:
@@ -161,19 +167,28 @@ class Server:
                     defaults=self.settings.defaults_of,
                 )
             )
+        if "ray" in listener.services:
+            services.append(RayService(self.applying.board))
+        if "applications" in listener.services:
+            services.append(ApplicationsService(self.applying))
         self._add_standard(listener, services, further, schemas, follows)
         limits = Limits(**{field.name: getattr(listener, field.name) for field in fields(Limits)})
         on_end = self.access.add if self.settings.log.access and self.settings.log.level in ("debug", "info") else None
         grpc = GrpcServer(
             [*services, *further],
             limits=limits,
-            translate=table.translate,
+            translate=told,
             on_end=on_end,
             interceptors=self._interceptors(listener),
             certificates=None if listener.tls is None else Certificates(self._files(listener.tls)),
         )
+        place = Place(grpc, schemas, follows)
         if "servicers" in listener.services:
-            self.servicing.places[name] = Place(grpc, schemas, follows)
+            self.servicing.places[name] = place
+        lenient = listener.compatibility == "ray"
+        self.applying.places[name] = AppPlace(place, lenient, told)
+        if "predict" in listener.services:
+            self.applying.route(self.applying.places[name], PREDICT_SCHEMA)
         return grpc
 
     def _interceptors(self, listener: Listener) -> list[Interceptor]:
@@ -284,6 +299,8 @@ class Server:
                     key = spec.key if spec.name in self.loading else spec.name
                     self.loading[key] = await self._spawn(spec)
                 self._begin_servicers(front)
+                await front.start(self.applying.run)
+                self._begin_applications(front)
                 for name, opened in self._listeners.items():
                     await front.start(self.grpc[name].serve, opened)
                 task_status.started()
@@ -294,12 +311,33 @@ class Server:
 
     def _begin_servicers(self, nursery: trio.Nursery) -> None:
         """Those of the file; a task in `nursery`."""
-        servicers = self.settings.servicers
+        servicers = [one for one in self.settings.servicers if one.servicer]
         if servicers:
             replies: dict[str, Reply[None]] = {servicer.label: Reply() for servicer in servicers}
             self.loading |= replies
             self.servicing.expect()
             nursery.start_soon(self.servicing.begin, servicers, replies)
+
+    def _begin_applications(self, nursery: trio.Nursery) -> None:
+        """Those of the file, and the schemas that they answer; a task in `nursery`."""
+        self.applying.used_ports = {
+            split_address(address)[1] for bound in self.bound for address in bound.addresses if ":" in address
+        }
+        replies: dict[str, Reply[None]] = {name: Reply() for name in self.settings.applications}
+        schemas = [one for one in self.settings.servicers if not one.servicer]
+        self.loading |= replies
+        self.loading |= {servicer.label: Reply() for servicer in schemas}
+        nursery.start_soon(self._apply, schemas, replies)
+
+    async def _apply(self, schemas: Sequence[Servicer], replies: dict[str, Reply[None]]) -> None:
+        for servicer in schemas:
+            try:
+                await self.applying.add_schema(servicer)
+                self.loading[servicer.label].set(None)
+            except ActorserveError as error:
+                log.error("schema not served", functions=servicer.functions, why=str(error))  # noqa: TRY400  # the user's code
+                self.loading[servicer.label].fail(error)
+        await self.applying.begin(self.settings.applications, replies)
 
     async def _spawn(self, spec: ModelSpec) -> Reply[None]:
         """Have a model start. What is refused is seen where its loading is waited for; there may be many models."""
@@ -342,11 +380,12 @@ class Server:
         grace_s = self.settings.server.grace_s
         log.info("draining", grace_s=grace_s)
         self.health.drain()
+        self.applying.drain()
         for server in self.grpc.values():
             server.drain()
         await self.supervisor.drain(grace_s)
         with trio.move_on_after(LAST_CALLS_S):
-            while any(server.statistics().calls for server in self.grpc.values()):
+            while self.applying.open_calls() or any(server.statistics().calls for server in self.grpc.values()):
                 await trio.sleep(0.01)
         log.info("drained")
 
