@@ -188,7 +188,7 @@ class Engine:
     def _open(self, id: int, payload: bytes) -> None:
         opened = wire_calls.read_open_call((id, payload))
         method = self._host.methods.get(opened.method)
-        if method is None or method.cardinality is not opened.cardinality:
+        if method is None or method.cardinality not in (None, opened.cardinality):
             self.post(wire_calls.ended(id, Ending(UNIMPLEMENTED, "Method not found!")))
             return
         call = self.calls[id] = RpcCall(self, opened)

@@ -13,9 +13,12 @@ from actorserve.handlers.rpc.call import RpcCall
 
 
 class Method(NamedTuple):
-    """One rpc. `begin` is called on the loop, returns at once, and sees to it that the call ends."""
+    """One rpc. `begin` is called on the loop, returns at once, and sees to it that the call ends.
 
-    cardinality: Cardinality
+    `cardinality`: None takes calls of any.
+    """
+
+    cardinality: Cardinality | None
     begin: Callable[[RpcCall], None]
 
 

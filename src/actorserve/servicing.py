@@ -26,7 +26,7 @@ from actorserve.actors.supervisor import Supervisor
 from actorserve.config_servicer import MOST_QUEUED, Replicas, Servicer
 from actorserve.errors import ActorserveError, AlreadyRegistered, NoSuchModel
 from actorserve.services.schemas import Schema
-from actorserve.services.servicers import Routes, ServicerSchema, asking, waiting
+from actorserve.services.servicers import Ask, Routes, ServicerSchema, asking, waiting
 from actorserve.services.transport.server import GrpcServer
 
 HOST = "actorserve.handlers.rpc.servicer:ServicerHost"
@@ -49,9 +49,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Served:
-    """One servicer that is served: its model, its routes, and on which listeners."""
+    """One servicer that is served: its routes, on which listeners, and its model; None where others answer."""
 
-    spec: ModelSpec
+    spec: ModelSpec | None
     routes: Routes
     places: tuple[str, ...]
 
@@ -117,11 +117,24 @@ class Servicing:
         places = tuple(servicer.listeners or self.places)
         self._check_free(label, schema, places)
         ready = await self._supervisor.carry_out(Spawn(spec))
-        routes = Routes(schema, asking(self._mailbox_of(spec)))
-        self.served[label] = Served(spec, routes, places)
-        self._route(self.served[label])
-        log.info("servicer served", servicer=label, services=list(schema.services), listeners=list(places))
+        self._serve(label, Served(spec, Routes(schema, asking(self._mailbox_of(spec))), places))
         return ready
+
+    async def add_schema(self, servicer: Servicer, ask: Ask) -> None:
+        """Serve a schema alone, that of `servicer.functions`; `ask` finds who answers each call. Raises as `add`."""
+        label = servicer.label
+        if label in self.served:
+            raise AlreadyRegistered(f"a servicer {label!r} is served already")
+        schema = ServicerSchema.of(await probe(spec_of(servicer, folder=self._folder), self._settings))
+        places = tuple(servicer.listeners or self.places)
+        self._check_free(label, schema, places)
+        self._serve(label, Served(None, Routes(schema, ask), places))
+
+    def _serve(self, label: str, served: Served) -> None:
+        self.served[label] = served
+        self._route(served)
+        services = list(served.routes.schema.services)
+        log.info("servicer served", servicer=label, services=services, listeners=list(served.places))
 
     def _check_free(self, label: str, schema: ServicerSchema, places: Iterable[str]) -> None:
         for name in places:
@@ -141,6 +154,10 @@ class Servicing:
         if served is None:
             raise NoSuchModel(label)
         self._unroute(served)
+        if served.spec is None:
+            gone: Reply[None] = Reply()
+            gone.set(None)
+            return gone
         return await self._supervisor.carry_out(Stop(served.spec.name, served.spec.version, grace_s))
 
     async def replace(self, servicer: Servicer, *, grace_s: float) -> Reply[None]:
@@ -150,7 +167,7 @@ class Servicing:
         """
         label = servicer.label
         old = self.served.get(label)
-        if old is None:
+        if old is None or old.spec is None:
             raise NoSuchModel(label)
         version = str(int(old.spec.version) + 1)
         spec = spec_of(servicer, folder=self._folder, version=version)
@@ -179,7 +196,8 @@ class Servicing:
             place = self.places[name]
             place.server.add(served.routes)
             place.schemas.append(schema.described)
-            place.follows.update(dict.fromkeys(schema.services, served.spec.name))
+            if served.spec is not None:
+                place.follows.update(dict.fromkeys(schema.services, served.spec.name))
 
     def _unroute(self, served: Served) -> None:
         schema = served.routes.schema

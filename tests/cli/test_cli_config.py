@@ -78,7 +78,8 @@ MISTAKES = {
         "docs/bring-your-own-schema.md)."
     ),
     LISTENER + 'services = ["infrence"]': (
-        'listeners.a.services: "infrence" is wrong: it must be "inference", "management", "health" or "reflection"'
+        'listeners.a.services: "infrence" is wrong: it must be "inference", "management", "health", "reflection" '
+        'or "servicers"'
     ),
     LISTENER + 'services = "inference"': 'listeners.a.services: "inference" is wrong: it must be a list: [...]',
     LISTENER + "services = []": "listeners.a.services: [] is wrong: it must be a list of at least one",

@@ -1,7 +1,7 @@
 """The same for grpcio's asyncio server: an `async` servicer that knows nothing of actorserve; and plain methods."""
 
 # ruff: noqa: C901, PLR0911, PLR0912, PLR0915  # one list of cases, in the order of the test
-# ruff: noqa: N802, PLC0415  # names of rpcs; a package that one case needs
+# ruff: noqa: N802  # names of rpcs; a package that one case needs
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
 """A grpclib service that knows nothing of actorserve: grpclib's own server and ours must answer alike."""
 
-# ruff: noqa: C901, PLR0911, PLR0912, PLR0915  # one list of cases, in the order of the test
-# ruff: noqa: N802, PLC0415  # names of rpcs; a package that one case needs
+# ruff: noqa: C901, PLR0911, PLR0912  # one list of cases, in the order of the test
+# ruff: noqa: N802  # names of rpcs; a package that one case needs
 
 import asyncio
 
