@@ -65,6 +65,7 @@ class Board:
     def __init__(self) -> None:
         self.taken: dict[str, Taken] = {}
         self.draining = False
+        self.settled = trio.Event()  # once those of the file are known; until then, calls wait
 
     def names(self) -> list[str]:
         """All of them, in order."""
@@ -98,8 +99,12 @@ def choose(taken: Mapping[str, Taken], name: str, *, lenient: bool) -> Taken:
 class AppRoutes:
     """A grpclib service of the rpcs of a schema, answered by whichever application a call means."""
 
-    def __init__(self, schema: ServicerSchema, pick: Pick, translate: Translate) -> None:
+    def __init__(
+        self, schema: ServicerSchema, pick: Pick, translate: Translate, settled: trio.Event | None = None
+    ) -> None:
+        """Calls wait for `settled`."""
         self.schema = schema
+        self._settled = settled
         self._pick = pick
         self._translate = translate
         self._mapping = {path: self._handler(cardinality) for path, cardinality in schema.methods.items()}
@@ -120,6 +125,8 @@ class AppRoutes:
         stream.scope.deadline = math.inf
         try:
             with trio.move_on_at(expires) as limit:
+                if self._settled is not None and not self._settled.is_set():
+                    await self._settled.wait()
                 await converse(stream, self._ask, ((REQUEST_ID, id),))
             if limit.cancelled_caught:
                 raise Expired("the deadline passed")

@@ -30,10 +30,11 @@ from actorserve.actors.messages import Cardinality, Ending, Pairs
 from actorserve.errors import ActorserveError, LoadFailed
 from actorserve.handlers.base import Context
 from actorserve.handlers.rpc.call import CallCancelled, RpcCall
-from actorserve.handlers.rpc.engine import Engine, Method
+from actorserve.handlers.rpc.engine import Engine
 from actorserve.handlers.rpc.host import RpcHost
 from actorserve.handlers.rpc.instance import Instance, name_of, resolved
 from actorserve.handlers.rpc.links import EngineLink
+from actorserve.handlers.rpc.methods import Method, cardinality
 from actorserve.handlers.rpc.schema import schema_of
 from actorserve.serve import codec, context as serving
 from actorserve.serve.context import PROCESS, ReplicaContext, RequestContext
@@ -42,12 +43,12 @@ from actorserve.serve.drivers import PREDICT, gRPCIngress
 from actorserve.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
+    OptionError,
     RequestCancelledError,
     gRPCStatusError,
 )
 from actorserve.serve.graph import Built, build
 from actorserve.serve.grpc_util import RayServegRPCContext, gRPCInputStream, status_number
-from actorserve.serve.multiplexing import Models
 
 HANDLE = "handle/"
 CANCELLED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE = 1, 3, 4, 8, 13, 14
@@ -114,7 +115,16 @@ def described(options: Mapping[str, Any]) -> dict[str, Any] | None:
     if not options.get("import_path"):
         return None
     found: Built = build(import_application(options["import_path"], options.get("args") or {}), pickles=False)
-    return found.data()
+    data = found.data()
+    known = {one["name"]: one for one in data["deployments"]}
+    for name, given in (options.get("overrides") or {}).items():
+        if name not in known:
+            raise LoadFailed(f"deployments.{name}: the application has no such deployment, but {', '.join(known)}")
+        try:
+            known[name]["options"] = found.node(name).deployment.settings.with_(given).data()
+        except OptionError as error:
+            raise LoadFailed(f"deployments.{name}.{error}") from None
+    return data
 
 
 # --- schemas --------------------------------------------------------------------------------------
@@ -165,7 +175,6 @@ class DeploymentHost(RpcHost):
         serving.enter_worker()
         self.options: Mapping[str, Any] = {}
         self.instance: Instance
-        self._limit = asyncio.Semaphore()
 
     # --- the host's ---------------------------------------------------------------------------
 
@@ -207,9 +216,8 @@ class DeploymentHost(RpcHost):
         for path, handler in rpcs_of(functions).items():
             method = self.instance.method(path.rpartition("/")[2])
             if method is not None:
-                cardinality = Cardinality(2 * handler.request_streaming + handler.response_streaming)
-                rpc = Rpc(self, path, method, cardinality, handler.request_deserializer)
-                found[path] = Method(cardinality, rpc.begin)
+                rpc = Rpc(self, path, method, cardinality(handler), handler.request_deserializer)
+                found[path] = Method(cardinality(handler), rpc.begin)
         if PREDICT not in found and (method := self.instance.method("Predict")) is not None:
             is_default = inspect.isclass(target) and issubclass(target, gRPCIngress)
             rpc = Rpc(self, PREDICT, method, Cardinality.UNARY_UNARY, _predict()["decode"], prediction=is_default)
@@ -272,7 +280,7 @@ def handle_method(host: DeploymentHost, name: str, *, stream: bool) -> Method:
 
 def functions_schema(functions: tuple[str, ...]) -> dict[str, Any]:
     """The schema of functions, as servicing's."""
-    from actorserve.handlers.rpc.servicer import _messages_of, cardinality  # noqa: PLC0415  # only where there are any
+    from actorserve.handlers.rpc.servicer import _messages_of  # noqa: PLC0415  # only where there are any
 
     handlers = rpcs_of(functions)
     messages = [message for handler in handlers.values() for message in _messages_of(handler)]
@@ -284,7 +292,6 @@ def driver_schema(target: type) -> dict[str, Any]:
     from actorserve.handlers.rpc.servicer import (  # noqa: PLC0415  # only for drivers
         _messages_of,
         _Nobody,
-        cardinality,
         handlers_of,
     )
 

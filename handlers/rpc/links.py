@@ -6,7 +6,9 @@ What lives here: `EngineLink`, and which exception a handle raises for each way 
 from __future__ import annotations
 
 from actorserve import errors
+from actorserve.actors import wire
 from actorserve.actors.messages import Cardinality, Ending
+from actorserve.actors.wire import Kind
 from actorserve.handlers.rpc.engine import Engine
 from actorserve.handlers.rpc.outgoing import CallFailed, Outgoing
 from actorserve.serve.context import OutCall
@@ -108,4 +110,4 @@ class EngineLink:
 
     def hold(self, models: tuple[str, ...]) -> None:
         """Say which models this replica holds. The server prefers it for them."""
-        self._engine.post_models(models)
+        self._engine.post(wire.note(Kind.MODELS, {"ids": list(models)}))

@@ -26,7 +26,7 @@ from actorserve import config_application
 from actorserve.actors.applications import Application, Deployed, Source, probe_spec, spec_of
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
-from actorserve.actors.messages import ModelSpec, SetDefault, Spawn, State, Stop
+from actorserve.actors.messages import Cardinality, ModelSpec, SetDefault, Spawn, State, Stop
 from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.probe import probe
 from actorserve.actors.reply import Reply
@@ -34,6 +34,7 @@ from actorserve.actors.supervisor import Supervisor
 from actorserve.config_servicer import Servicer
 from actorserve.errors import ActorserveError, BadInput, NoSuchApplication, NoSuchModel, StartFailed
 from actorserve.listening import address_of, open_address
+from actorserve.proto import ray_serve_pb2
 from actorserve.services import status
 from actorserve.services.applications import AppRoutes, Board, Pick, RayService, Taken, Translate
 from actorserve.services.reflection import AlphaReflectionService, ReflectionService
@@ -46,6 +47,13 @@ from actorserve.servicing import spec_of as spec_of_servicer
 HOST_OF_DRIVERS = "127.0.0.1"
 PREDICT = "/ray.serve.PredictAPIsService/Predict"
 
+PREDICT_SCHEMA = ServicerSchema(
+    ("ray.serve.PredictAPIsService",),
+    {PREDICT: Cardinality.UNARY_UNARY},
+    Schema(["ray.serve.PredictAPIsService"], [ray_serve_pb2.DESCRIPTOR.serialized_pb]),
+)
+"""Ray's own schema of 2.1."""
+
 log = structlog.get_logger("actorserve.applications")
 
 
@@ -56,6 +64,7 @@ class AppPlace:
     place: Place
     lenient: bool
     translate: Translate
+    takes_servicers: bool = False
 
 
 @dataclass(slots=True)
@@ -147,14 +156,14 @@ class Applying:
     async def add_schema(self, servicer: Servicer) -> None:
         """Route the rpcs of functions to applications. LoadFailed: they cannot be imported."""
         schema = ServicerSchema.of(await probe(spec_of_servicer(servicer, folder=self._folder), self._settings))
-        for name in servicer.listeners or [one for one in self.places if "predict" not in one or True]:
-            if name in self.places:
-                self.route(self.places[name], schema)
+        able = [name for name, where in self.places.items() if where.takes_servicers]
+        for name in servicer.listeners or able:
+            self.route(self.places[name], schema)
         log.info("schema served by applications", services=list(schema.services))
 
     def route(self, where: AppPlace, schema: ServicerSchema) -> None:
         """Have a listener take the rpcs of a schema for applications."""
-        routes = AppRoutes(schema, self.board.picking(lenient=where.lenient), where.translate)
+        routes = AppRoutes(schema, self.board.picking(lenient=where.lenient), where.translate, self.board.settled)
         where.place.server.add(routes)
         where.place.schemas.append(schema.described)
 
@@ -175,6 +184,7 @@ class Applying:
                 continue
             assert self._nursery is not None  # noqa: S101  # run() has begun
             self._nursery.start_soon(_pass_on, running, loading[name])
+        self.board.settled.set()
 
     # --- deploy -----------------------------------------------------------------------------------
 

@@ -36,13 +36,15 @@ from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.unpacking import Unpacking
 from actorserve.actors.urls import AllowList
 from actorserve.actors.worker_process import Spawner
+from actorserve.applying import PREDICT_SCHEMA, Applying, AppPlace
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Servicer
-from actorserve.config_types import is_packed
+from actorserve.config_types import is_packed, split_address
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
-from actorserve.services import compat, status
+from actorserve.services import compat, ray_compat, status
+from actorserve.services.applications import ApplicationsService, RayService, Translate
 from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
@@ -186,7 +188,7 @@ class Server:
         if "servicers" in listener.services:
             self.servicing.places[name] = place
         lenient = listener.compatibility == "ray"
-        self.applying.places[name] = AppPlace(place, lenient, told)
+        self.applying.places[name] = AppPlace(place, lenient, told, "servicers" in listener.services)
         if "predict" in listener.services:
             self.applying.route(self.applying.places[name], PREDICT_SCHEMA)
         return grpc
