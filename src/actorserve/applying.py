@@ -379,6 +379,13 @@ class Applying:
             raise NoSuchApplication(application, sorted(self.running))
         return self._directory.find(running.application.model(deployment or running.ingress))
 
+    def find(self, name: str, version: str = "") -> Mailbox:
+        """The mailbox that a worker's call means: "app:" is the ingress of an application. NoSuchModel."""
+        application, colon, deployment = name.partition(":")
+        if colon and not deployment and application in self.running:
+            name = f"{name}{self.running[application].ingress}"
+        return self._directory.find(name, version)
+
     def status_json(self) -> str:
         """How all applications are, for `serve.status()`."""
         return json.dumps({name: self._status_of(running) for name, running in self.running.items()})

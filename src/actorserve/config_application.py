@@ -45,7 +45,9 @@ class Application(Table):
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
-            raise ValueError("it cannot be handed to a worker; text, numbers, true, false, lists and tables can") from None
+            raise ValueError(
+                "it cannot be handed to a worker; text, numbers, true, false, lists and tables can"
+            ) from None
         return value
 
     @field_validator("env", "pass_env")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from actorserve.config_types import Folder, Table, Texts, is_loopback, split_address
+from actorserve.config_types import UNIX, Folder, Table, Texts, is_loopback, split_address
 
 
 class Tls(Table):
@@ -23,9 +23,7 @@ class Tls(Table):
     )
 
 
-Service = Literal[
-    "inference", "management", "health", "reflection", "servicers", "predict", "ray", "applications"
-]
+Service = Literal["inference", "management", "health", "reflection", "servicers", "predict", "ray", "applications"]
 
 
 class Listener(Table):
@@ -39,7 +37,7 @@ class Listener(Table):
         min_length=1,
         description='A list of `"inference"`, `"management"`, `"health"` (probes: docs/health.md), `"reflection"` '
         '(for grpcurl and its like), `"servicers"` (your own: docs/bring-your-own-schema.md), `"predict"` and `"ray"` '
-        "(Ray Serve's own: docs/applications.md). `\"applications\"`, for scripts, is for Unix sockets in a folder that "
+        '(Ray Serve\'s own: docs/applications.md). `"applications"`, for scripts, is for Unix sockets in a folder that '
         "nobody else may enter.",
     )
     tls: Tls | None = Field(

@@ -106,7 +106,7 @@ class Server:
             cache_dir=cache_dir,
             path=(str(folder),),
             gather_limit=max(listener.max_send_bytes for listener in settings.listeners.values()),
-            find=self.directory.find,
+            find=lambda name, version: self.applying.find(name, version),
         )
         self.supervisor = Supervisor(
             actor_settings,
