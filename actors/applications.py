@@ -52,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """One deployment. `code`: what makes it another version: its code, its arguments. `port`: of a driver, else None."""
+    """One deployment. `code`: what makes it another version: code and arguments. `port`: a driver's, else None."""
 
     name: str
     options: Mapping[str, Any]

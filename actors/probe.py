@@ -48,6 +48,8 @@ async def probe(spec: ModelSpec, settings: ActorSettings, *, limit_s: float = LI
 async def _asked(worker: Worker, child: ChildSpec, settings: ActorSettings) -> dict[str, Any]:
     said: list[str] = []
     ended = trio.Event()
+    failure: LoadFailed | None = None
+    answer: dict[str, Any] = {}
     async with trio.open_nursery() as nursery:
         for _, descriptor in worker.process.outputs():
             nursery.start_soon(OutputPump(descriptor, said.append, LineLimit()).run, ended.wait)
@@ -55,10 +57,15 @@ async def _asked(worker: Worker, child: ChildSpec, settings: ActorSettings) -> d
         content = load_content(child, settings.path, settings.cache_dir)
         worker.write(wire.note(Kind.LOAD, content | {"probe": True}))
         try:
-            return await _heard(worker, child.model, said)
+            answer = await _heard(worker, child.model, said)
+        except LoadFailed as error:
+            failure = error  # raised below, in no group
         finally:
             ended.set()
             nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return answer
 
 
 async def _heard(worker: Worker, spec: ModelSpec, said: list[str]) -> dict[str, Any]:

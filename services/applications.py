@@ -151,7 +151,7 @@ def _single(error: Exception) -> Exception:
     return error
 
 
-class RayService(RayServeAPIServiceBase):
+class RayService(RayServeAPIServiceBase):  # type: ignore[misc]  # generated, without types
     """What Ray's proxy says of itself."""
 
     def __init__(self, board: Board) -> None:
@@ -191,7 +191,7 @@ class Manager(Protocol):
         """The mailbox of a deployment; empty: of the ingress. NoSuchApplication, NoSuchModel."""
 
 
-class ApplicationsService(ApplicationsBase):
+class ApplicationsService(ApplicationsBase):  # type: ignore[misc]  # as above
     """What a script asks: to run, to end, to say how things are, to call."""
 
     def __init__(self, manager: Manager) -> None:

@@ -21,13 +21,13 @@ import inspect
 import json
 import os
 import pickle
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from actorserve import errors
 from actorserve.actors.messages import Cardinality, Ending, Pairs
-from actorserve.errors import ActorserveError, LoadFailed
+from actorserve.errors import LoadFailed
 from actorserve.handlers.base import Context
 from actorserve.handlers.rpc.call import CallCancelled, RpcCall
 from actorserve.handlers.rpc.engine import Engine
@@ -36,8 +36,8 @@ from actorserve.handlers.rpc.instance import Instance, name_of, resolved
 from actorserve.handlers.rpc.links import EngineLink
 from actorserve.handlers.rpc.methods import Method, cardinality
 from actorserve.handlers.rpc.schema import schema_of
-from actorserve.serve import codec, context as serving
-from actorserve.serve.context import PROCESS, ReplicaContext, RequestContext
+from actorserve.serve.codec import packed_error, packed_result, read_arguments
+from actorserve.serve.context import PROCESS, ReplicaContext, RequestContext, enter_worker, entered
 from actorserve.serve.definition import Application
 from actorserve.serve.drivers import PREDICT, gRPCIngress
 from actorserve.serve.exceptions import (
@@ -172,7 +172,7 @@ class DeploymentHost(RpcHost):
 
     def __init__(self) -> None:
         super().__init__()
-        serving.enter_worker()
+        enter_worker()
         self.options: Mapping[str, Any] = {}
         self.instance: Instance
 
@@ -344,7 +344,7 @@ class _Calls:
 
     async def _run(self, call: RpcCall, asked: RequestContext) -> None:
         try:
-            with serving.entered(asked):
+            with entered(asked):
                 ending = await self.answer(call, asked)
         except asyncio.CancelledError:
             ending = Ending(CANCELLED, "the caller has gone")
@@ -375,17 +375,17 @@ class HandleCalls(_Calls):
             method = instance.method(self.name)
             if method is None:
                 raise AttributeError(f"deployment {asked.deployment} has no method {self.name!r}")
-            args, kwargs = codec.read_arguments(call.opened.data or b"")
+            args, kwargs = read_arguments(call.opened.data or b"")
             if not self._stream:
-                return Ending(data=codec.result(await instance.call(method, args, kwargs)))
+                return Ending(data=packed_result(await instance.call(method, args, kwargs)))
 
             async def send(item: Any) -> None:
-                data = codec.result(item)
+                data = packed_result(item)
                 await call.room()
                 call.send(data)
 
             def send_blocking(item: Any) -> bool:
-                data = codec.result(item)
+                data = packed_result(item)
                 if call.room_blocking():
                     call.send(data)
                 return call.is_active
@@ -393,7 +393,7 @@ class HandleCalls(_Calls):
             await instance.stream(method, args, kwargs, send=send, send_blocking=send_blocking)
             return Ending()
         except Exception as error:  # noqa: BLE001  # the user's, for the caller to raise
-            data = codec.raised(error)
+            data = packed_error(error)
         if not self._stream:
             return Ending(data=data)
         await call.room()

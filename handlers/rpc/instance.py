@@ -1,4 +1,4 @@
-"""The user's instance of one deployment in this replica: made from its definition, and called, whatever its methods are.
+"""The user's instance of one deployment in this replica: made from its definition, and called, whatever it is.
 
 What lives here: resolving references into handles, `async def` on the loop, `def` in threads, generators of both kinds.
 What must not live here: frames, gRPC (deployment.py).

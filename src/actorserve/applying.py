@@ -32,7 +32,7 @@ from actorserve.actors.probe import probe
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
 from actorserve.config_servicer import Servicer
-from actorserve.errors import ActorserveError, BadInput, NoSuchApplication, NoSuchModel, StartFailed
+from actorserve.errors import ActorserveError, BadInput, NoSuchApplication, NoSuchModel, StartFailed, WrongState
 from actorserve.listening import address_of, open_address
 from actorserve.proto import ray_serve_pb2
 from actorserve.services import status
@@ -234,24 +234,8 @@ class Applying:
         self, running: Running, source: Source, application: Application, drivers: Mapping[str, ServicerSchema]
     ) -> Running:
         """Roll over what has changed. A deployment that does not start leaves everything as it was."""
-        changed = Running(source, application, failure="")
-        old = {one.name: one for one in running.application.deployments}
-        begun: list[ModelSpec] = []
-        try:
-            for deployed in application.deployments:
-                if deployed.name in old and _same(running, old[deployed.name], changed, deployed):
-                    changed.specs[deployed.name] = running.specs[deployed.name]
-                    changed.ready[deployed.name] = running.ready[deployed.name]
-                    continue
-                await self._spawn(changed, deployed)
-                begun.append(changed.specs[deployed.name])
-            for spec in begun:
-                await changed.ready[spec.name.partition(":")[2]].wait()
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                for spec in begun:
-                    await self._stop(spec, 0.0)
-            raise
+        changed = Running(source, application)
+        begun = await self._begin_changed(running, changed)
         for spec in begun:
             await self._supervisor.carry_out(SetDefault(spec.name, spec.version))
         self.running[source.name] = changed
@@ -266,6 +250,26 @@ class Applying:
                 await self._supervisor.carry_out(Stop(spec.name, spec.version, self._grace_of(running, name)))
         log.info("application changed", application=source.name, deployments=[spec.name for spec in begun])
         return changed
+
+    async def _begin_changed(self, running: Running, changed: Running) -> list[ModelSpec]:
+        """Start what is new or differs, and wait until it is READY; where one is not, none of it stays."""
+        old = {one.name: one for one in running.application.deployments}
+        begun: list[ModelSpec] = []
+        try:
+            for deployed in changed.application.deployments:
+                name = deployed.name
+                if name in old and _same(running, old[name], changed, deployed):
+                    changed.specs[name], changed.ready[name] = running.specs[name], running.ready[name]
+                else:
+                    await self._spawn(changed, deployed)
+                    begun.append(changed.specs[name])
+            await self.wait_ready(changed)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                for spec in begun:
+                    await self._stop(spec, 0.0)
+            raise
+        return begun
 
     # --- delete -------------------------------------------------------------------------------------
 
@@ -352,12 +356,15 @@ class Applying:
             digest=digest,
             path=tuple(request.path),
         )
-        running = await self.deploy(source, said)
+        try:
+            running = await self.deploy(source, said)
+        except StartFailed as error:
+            raise WrongState(str(error)) from None
         await self.wait_ready(running)
         return running.ingress
 
     async def wait_ready(self, running: Running) -> None:
-        """Wait until every deployment is READY; raise why one is not, and end the application then."""
+        """Wait until every deployment is READY; raise why one is not. The application stays, and shows as FAILED."""
         try:
             for reply in running.ready.values():
                 await reply.wait()

@@ -66,7 +66,8 @@ class Listener(Table):
     compatibility: Literal["none", "torchserve", "ray"] = Field(
         default="none",
         description="`torchserve` answers with TorchServe's own codes, texts and JSON bodies "
-        "(docs/torchserve-compatibility.md), `ray` with Ray Serve's codes and texts (docs/migrating-from-ray-serve.md).",
+        "(docs/torchserve-compatibility.md), `ray` with Ray Serve's codes and texts "
+        "(docs/migrating-from-ray-serve.md).",
     )
     request_timeout_s: float = Field(
         default=0.0, ge=0, description="Seconds after which a call ends. 0: only the client's own deadline counts."

@@ -44,8 +44,8 @@ from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFa
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
 from actorserve.services import compat, ray_compat, status
-from actorserve.services.applications import ApplicationsService, RayService, Translate
 from actorserve.services.access import Access, Finds
+from actorserve.services.applications import ApplicationsService, RayService, Translate
 from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
 from actorserve.services.key_file import Door, KeyFile
@@ -106,7 +106,7 @@ class Server:
             cache_dir=cache_dir,
             path=(str(folder),),
             gather_limit=max(listener.max_send_bytes for listener in settings.listeners.values()),
-            find=lambda name, version: self.applying.find(name, version),
+            find=lambda name, version: self.applying.find(name, version),  # noqa: PLW0108  # it is made below
         )
         self.supervisor = Supervisor(
             actor_settings,

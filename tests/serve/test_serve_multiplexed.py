@@ -270,7 +270,7 @@ def test_the_decorator():
     ("make", "said"),
     [
         (lambda: serve.multiplexed(max_num_models_per_replica=0), "max_num_models_per_replica: 0 is wrong"),
-        (lambda: serve.multiplexed(lambda self, id: None), "multiplexed: "),
+        (lambda: serve.multiplexed(Host.__init__), "multiplexed: "),
         (lambda: serve.multiplexed(max_memory_bytes_per_replica=-1), "max_memory_bytes_per_replica: -1 is wrong"),
     ],
 )

@@ -1,5 +1,6 @@
 """The application of Ray Serve 2.1's guide, by its import path: a plain grpcio client, Ray's schema, real processes."""
 
+import socket
 import struct
 from pathlib import Path
 
@@ -15,8 +16,6 @@ PACKED = {name: struct.pack("f", value) for name, value in {"a": 1.5, "b": 2.0, 
 
 
 def free_port():
-    import socket
-
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]

@@ -340,8 +340,7 @@ def _decorated(function: Callable[..., Any], settings: Settings) -> Callable[...
     if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
         raise OptionError("batch", f"{getattr(function, '__qualname__', function)!r} must be an `async def`")
     batched = _Batched(function, settings)
-    made = _streaming(batched) if batched.streams else _single(batched)
-    made = functools.wraps(function)(made)
+    made: Any = functools.wraps(function)(_streaming(batched) if batched.streams else _single(batched))
     batched.wrapper = made
 
     def set_max_batch_size(value: int) -> None:
@@ -358,7 +357,8 @@ def _decorated(function: Callable[..., Any], settings: Settings) -> Callable[...
         ("set_batch_wait_timeout_s", set_batch_wait_timeout_s),
     ):
         setattr(made, name, value)
-    return made
+    wrapped: Callable[..., Any] = made
+    return wrapped
 
 
 def _single(batched: _Batched) -> Callable[..., Awaitable[Any]]:

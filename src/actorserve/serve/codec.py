@@ -24,7 +24,7 @@ def dumps(value: Any) -> bytes:
     return bytes(cloudpickle.dumps(value, protocol=5))
 
 
-def arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+def packed_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     """The arguments of one call."""
     return dumps((tuple(args), dict(kwargs)))
 
@@ -35,12 +35,12 @@ def read_arguments(data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 
-def result(value: Any) -> bytes:
+def packed_result(value: Any) -> bytes:
     """One item of an answer."""
     return VALUE + dumps(value)
 
 
-def raised(error: BaseException) -> bytes:
+def packed_error(error: BaseException) -> bytes:
     """The last item of an answer that failed: the exception itself, or its type and text if it cannot travel."""
     try:
         data = dumps(error)

@@ -90,9 +90,8 @@ class gRPCOptions:  # noqa: N801  # Ray's name
 
     def __post_init__(self) -> None:
         check_whole("grpc_options.port", self.port, least=0, most=65535)
-        if isinstance(self.grpc_servicer_functions, str) or not all(
-            isinstance(one, str) for one in self.grpc_servicer_functions
-        ):
+        functions: Any = self.grpc_servicer_functions
+        if isinstance(functions, str) or not all(isinstance(one, str) for one in functions):
             raise OptionError("grpc_options.grpc_servicer_functions", 'expected a list of "module.function"')
         if self.request_timeout_s is not None:
             check_number("grpc_options.request_timeout_s", self.request_timeout_s)

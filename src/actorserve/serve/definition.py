@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Self, overload
 
 from actorserve.serve.exceptions import GraphError, OptionError
 from actorserve.serve.options import Options
@@ -66,6 +66,7 @@ class Deployment:
         return application
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Say that this is not how it is called."""
         raise GraphError(f"deployment {self.name} is not called itself: bind it, run it, and call its handle")
 
     def __repr__(self) -> str:
@@ -84,7 +85,8 @@ class Application:
         if name.startswith("_"):
             raise AttributeError(name)
         if not callable(getattr(self._deployment.func_or_class, name, None)):
-            raise AttributeError(f"deployment {self._deployment.name} has no method {name!r}")
+            text = f"deployment {self._deployment.name} has no method {name!r}"
+            raise AttributeError(text)  # noqa: TRY004  # what an attribute that is not there raises
         return _Method(self, name)
 
     def __repr__(self) -> str:
@@ -116,7 +118,7 @@ class CallNode:
 class InputNode:
     """What a graph is called with: `with InputNode() as input:`. `input[key]` and `input.name` are parts of it."""
 
-    def __enter__(self) -> InputNode:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -70,7 +70,12 @@ class Built:
     ingress: str
     nodes: tuple[Node, ...]
     legacy: bool = False
-    blob: bytes = field(default=b"", repr=False)
+    parts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def blob(self) -> bytes:
+        """Every deployment's code and arguments, each pickled apart."""
+        return pickle.dumps(dict(self.parts))
 
     def node(self, name: str) -> Node:
         """The deployment of this name; GraphError says which there are."""
@@ -81,11 +86,7 @@ class Built:
 
     def data(self) -> dict[str, Any]:
         """What the server reads: names, options, ports. JSON can hold it."""
-        digests = (
-            {name: hashlib.sha256(one).hexdigest() for name, one in pickle.loads(self.blob).items()}
-            if self.blob
-            else {}
-        )  # noqa: E501, S301  # made above
+        digests = {name: hashlib.sha256(part).hexdigest() for name, part in self.parts.items()}
         return {
             "ingress": self.ingress,
             "legacy": self.legacy,
@@ -103,8 +104,8 @@ def build(target: Any, *, pickles: bool = True) -> Built:
     ingress = walk.name_of(target)
     nodes = tuple(walk.nodes)
     legacy = target._deployment.settings.is_driver_deployment  # noqa: SLF001  # its attributes are the user's methods
-    blob = pickle.dumps({node.name: node.pickled() for node in nodes}) if pickles else b""
-    return Built(ingress, nodes, legacy, blob)
+    parts = {node.name: node.pickled() for node in nodes} if pickles else {}
+    return Built(ingress, nodes, legacy, parts)
 
 
 class _Walk:

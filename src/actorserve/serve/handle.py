@@ -21,7 +21,7 @@ import inspect
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator, Mapping
 from typing import Any, TypeVar
 
-from actorserve.serve import codec
+from actorserve.serve.codec import packed_arguments, read_result
 from actorserve.serve.context import PROCESS, Items, Link, OutCall, RequestContext, request
 from actorserve.serve.exceptions import RequestCancelledError, ServeError
 
@@ -174,9 +174,7 @@ class _Response:
         """End the call. Whoever awaits it gets RequestCancelledError."""
         self._cancelled = True
         task = self._task
-        if isinstance(task, concurrent.futures.Future):
-            task.cancel()
-        elif self._here():
+        if isinstance(task, concurrent.futures.Future) or self._here():
             task.cancel()
         else:
             self._link.loop.call_soon_threadsafe(task.cancel)
@@ -191,7 +189,7 @@ class _Response:
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OutCall:
         ready = [await _settled(one) for one in args]
         named = {key: await _settled(one) for key, one in kwargs.items()}
-        return self._handle._call(codec.arguments(ready, named), self._asking)  # noqa: SLF001  # of one file
+        return self._handle._call(packed_arguments(ready, named), self._asking)  # noqa: SLF001  # of one file
 
     def _here(self) -> bool:
         """Whether this thread runs the link's loop."""
@@ -243,7 +241,7 @@ class DeploymentResponse(_Response):
         answer = self._link.call(await self._call(args, kwargs))
         try:
             async for data in answer:
-                return codec.read_result(data)
+                return read_result(data)
         finally:
             await answer.aclose()
         raise ServeError(f"{self._handle!r} gave no answer")
@@ -296,7 +294,7 @@ class DeploymentResponseGenerator(_Response):
         self._taking = asyncio.ensure_future(anext(self._answer, _END))
         try:
             found = await self._taking
-            return found if found is _END else codec.read_result(found)
+            return found if found is _END else read_result(found)
         except asyncio.CancelledError:
             if self._cancelled:
                 raise RequestCancelledError(f"the call of {self._handle!r} was cancelled") from None

@@ -10,7 +10,8 @@ Rules
 1. A model is loaded once however many ask at the same time; a load that nobody waits for any more is cancelled; one
    that fails is kept by nobody, and the next request tries again.
 2. A request uses a model from when it got it until it ends. A model in use is not evicted: who needs room waits, first
-   come, first served. A request that waits for room does not keep the models that it has: two cannot wait for each other.
+   come, first served. A request that waits for room does not keep the models that it has, so two never wait for each
+   other.
 3. Room is taken before a load begins: models held and being loaded never exceed `max_num_models_per_replica`.
 4. With `max_memory_bytes_per_replica` room is bytes, by `memory_fn(model)` or what the model's parameters take. What a
    model needs is known after its first load: until then one is loaded at a time, and the others give way after it.

@@ -71,18 +71,7 @@ class Options:
                 raise OptionError(name, f"unknown option{f'; did you mean {near[0]}?' if near else ''}")
             if value is not None or today in MAY_BE_NONE:
                 changes[today] = CHECKS[today](value)
-        if changes.get("num_replicas") is not None and changes.get("autoscaling_config") is not None:
-            if changes["num_replicas"] != "auto":
-                raise OptionError("num_replicas", "a number and autoscaling_config exclude each other")
-        elif changes.get("num_replicas") not in (None, "auto"):
-            changes["autoscaling_config"] = None
-        elif changes.get("autoscaling_config") is not None:
-            changes["num_replicas"] = None
-        made = replace(self, **changes)
-        if made.num_replicas == "auto":
-            scaling = made.autoscaling_config or AutoscalingConfig(max_replicas=AUTO_MAX_REPLICAS)
-            made = replace(made, num_replicas=None, autoscaling_config=scaling)
-        return made
+        return _scaled(replace(self, **changes), changes)
 
     @property
     def where(self) -> str | tuple[str, ...]:
@@ -109,6 +98,19 @@ class Options:
             "env": dict(environment.get("env_vars") or {}),
             "requirements": list(environment.get("pip") or []),
         }
+
+
+def _scaled(options: Options, changes: Mapping[str, Any]) -> Options:
+    """What was said last of how many replicas there are, a number or a range, takes the place of the other."""
+    replicas, scaling = changes.get("num_replicas"), changes.get("autoscaling_config")
+    if replicas == "auto":
+        wanted = scaling or options.autoscaling_config or AutoscalingConfig(max_replicas=AUTO_MAX_REPLICAS)
+        return replace(options, num_replicas=None, autoscaling_config=wanted)
+    if replicas is not None and scaling is not None:
+        raise OptionError("num_replicas", "a number and autoscaling_config exclude each other")
+    if replicas is not None:
+        return replace(options, autoscaling_config=None)
+    return options if scaling is None else replace(options, num_replicas=None)
 
 
 # --- what each may be ---------------------------------------------------------------------------

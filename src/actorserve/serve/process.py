@@ -1,7 +1,7 @@
 """The server that a script starts, and the way to it: a child process and a private Unix socket.
 
-What lives here: `Server`, which starts and stops the child, and `ScriptLink`, over which handles of the script call. The
-socket stands in a folder that only this user may enter. What must not: what `serve.run` does when (running.py).
+What lives here: `Server`, which starts and stops the child, and `ScriptLink`, over which handles of the script call.
+The socket stands in a folder that only this user may enter. What must not: what `serve.run` does when (running.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,7 +129,7 @@ class Server:
         from actorserve.proto import applications_pb2  # noqa: PLC0415
         from actorserve.proto.applications_grpc import ApplicationsStub  # noqa: PLC0415
 
-        stub = ApplicationsStub(await asyncio.shield(self._open))  # type: ignore[arg-type]  # ours offers the same
+        stub = ApplicationsStub(await asyncio.shield(self._open))
         try:
             return await getattr(stub, rpc)(getattr(applications_pb2, f"{rpc}Request")(**fields))
         except GRPCError as error:

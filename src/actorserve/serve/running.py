@@ -1,4 +1,4 @@
-"""Running applications from a script: `serve.run`, `start`, `delete`, `status`, `shutdown`, and the handles of what runs.
+"""Running applications from a script: `serve.run`, `start`, `delete`, `status`, `shutdown`, and handles of what runs.
 
     handle = serve.run(Market.bind(Orange.bind()))
     print(handle.check_price.remote("orange", 3).result())
@@ -199,7 +199,7 @@ def wait() -> None:
         _SCRIPT.stop()
 
 
-def delete(name: str, _blocking: bool = True) -> None:
+def delete(name: str, *, _blocking: bool = True) -> None:
     """End an application; returns when it is gone. Without effect in a worker. ServeError: none is called so."""
     if not is_elsewhere():
         _SCRIPT.running().ask("Delete", name=name)
