@@ -129,6 +129,10 @@ class Answer:
     trailers: Metadata = field(default_factory=dict)
 
 
+RPC_HOSTS = "actorserve.handlers.rpc."
+"""How the handlers of rpc workers are called."""
+
+
 # --- what runs, as data -----------------------------------------------------------------
 
 
@@ -198,6 +202,11 @@ class ModelSpec:
     sequence_idle_timeout_s: float = 60.0
     loaded_at_startup: bool = False
     environment: Environment = field(default_factory=Environment)
+
+    @property
+    def has_own_schema(self) -> bool:
+        """Whether it answers calls of a schema of its own, and is no model to ask by its name."""
+        return self.handler.startswith(RPC_HOSTS)
 
     @property
     def key(self) -> str:

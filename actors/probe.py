@@ -30,9 +30,12 @@ async def probe(spec: ModelSpec, settings: ActorSettings, *, limit_s: float = LI
     """
     child = ChildSpec(replace(spec, devices=("cpu",)), 0, Placement())
     await settings.spawner.prepare(child)
-    answer: dict[str, Any] | None = None
+    answer: dict[str, Any] | str = f"its code did not say what it is within {limit_s:g} s"
     with trio.move_on_after(limit_s):
-        worker = await settings.spawner.spawn(child)
+        try:
+            worker = await settings.spawner.spawn(child)
+        except Exception as error:  # noqa: BLE001  # whatever a spawner raises
+            raise LoadFailed(f"{spec.name}: no process could be started: {error}", permanent=False) from None
         try:
             answer = await _asked(worker, child, settings)
         finally:
@@ -40,16 +43,16 @@ async def probe(spec: ModelSpec, settings: ActorSettings, *, limit_s: float = LI
                 await trio.aclose_forcefully(worker)
                 worker.process.kill()
                 await worker.process.wait()
-    if answer is None:
-        raise LoadFailed(f"{spec.name}: its code did not say what it is within {limit_s:g} s")
+    if isinstance(answer, str):
+        raise LoadFailed(f"{spec.name}: {answer}")
     return answer
 
 
-async def _asked(worker: Worker, child: ChildSpec, settings: ActorSettings) -> dict[str, Any]:
+async def _asked(worker: Worker, child: ChildSpec, settings: ActorSettings) -> dict[str, Any] | str:
+    """The answer, or why there is none."""
     said: list[str] = []
     ended = trio.Event()
-    failure: LoadFailed | None = None
-    answer: dict[str, Any] = {}
+    answer: dict[str, Any] | str = ""
     async with trio.open_nursery() as nursery:
         for _, descriptor in worker.process.outputs():
             nursery.start_soon(OutputPump(descriptor, said.append, LineLimit()).run, ended.wait)
@@ -57,25 +60,24 @@ async def _asked(worker: Worker, child: ChildSpec, settings: ActorSettings) -> d
         content = load_content(child, settings.path, settings.cache_dir)
         worker.write(wire.note(Kind.LOAD, content | {"probe": True}))
         try:
-            answer = await _heard(worker, child.model, said)
-        except LoadFailed as error:
-            failure = error  # raised below, in no group
+            answer = await _heard(worker)
+        except wire.WireError as error:
+            answer = f"its process broke the protocol: {error}"
         finally:
             ended.set()
             nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    if not answer:
+        answer = "the process that imports its code died" + (f"; it said: {said[-1]}" if said else "")
     return answer
 
 
-async def _heard(worker: Worker, spec: ModelSpec, said: list[str]) -> dict[str, Any]:
+async def _heard(worker: Worker) -> dict[str, Any] | str:
     while frames := await worker.receive():
         for frame in frames:
             if frame.kind == Kind.SCHEMA:
                 if len(frame.payload) > MOST_BYTES:
-                    raise LoadFailed(f"{spec.name}: its schema is larger than {MOST_BYTES} bytes")
+                    return f"its schema is larger than {MOST_BYTES} bytes"
                 return wire.read_note(frame.payload)
             if frame.kind == Kind.FAILED:
-                raise LoadFailed(str(wire.read_note(frame.payload).get("reason")))
-    last = f"; it said: {said[-1]}" if said else ""
-    raise LoadFailed(f"{spec.name}: the process that imports its code died{last}")
+                return str(wire.read_note(frame.payload).get("reason"))
+    return ""

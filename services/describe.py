@@ -36,7 +36,7 @@ def listing(
     TorchServe gives the token of the next page also where this one ends with the last model.
     `under_way`: registrations that have no model yet; a key of their own where there are any.
     """
-    models = [model for model in tree.models if model.is_default]
+    models = [model for model in tree.models if model.is_default and not model.spec.has_own_schema]
     limit = limit if 0 < limit <= PAGE else PAGE
     start = max(start, 0)
     body: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import Call, Cardinality, Ending, Initial, Pairs
 from actorserve.errors import HandlerRaised, LoadFailed
 from actorserve.services.schemas import Schema
-from actorserve.services.transport import hpack, values
+from actorserve.services.transport import frames, hpack, values
 
 if TYPE_CHECKING:
     from actorserve.services.transport.server import ServerStream
@@ -154,17 +154,22 @@ def call_of(stream: ServerStream, data: bytes | None, method: str | None = None)
 
 def auth_of(stream: ServerStream) -> bytes:
     """What is known of the client, in the words of gRPC's auth context, as JSON; nothing where nothing is."""
+    if not stream.is_secure:
+        return b""
     identity = stream.identity
     if identity is None:
-        return b""
+        return _SECURE
     known = {
         "transport_security_type": ["ssl"],
+        "security_level": ["TSI_PRIVACY_AND_INTEGRITY"],
         "x509_common_name": [identity.common_name],
         "x509_subject_alternative_name": [name.partition(":")[2] for name in identity.names],
         "x509_names": list(identity.names),
     }
     return json.dumps({key: values for key, values in known.items() if values}).encode()
 
+
+_SECURE = b'{"transport_security_type": ["ssl"], "security_level": ["TSI_PRIVACY_AND_INTEGRITY"]}'
 
 # --- a call --------------------------------------------------------------------------------------
 
@@ -230,7 +235,7 @@ async def _send_initial(stream: ServerStream, said: Initial) -> None:
 
 async def _end(stream: ServerStream, ending: Ending, more: Pairs) -> None:
     if ending.reset:
-        await stream.cancel()
+        stream.abort(frames.NO_ERROR)  # what grpclib resets with; the worker says so for its `cancel` alone
         return
     if ending.data is not None:
         await stream.send_message(Raw(ending.data))

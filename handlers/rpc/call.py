@@ -8,6 +8,7 @@ What must not live here: what the messages are, the contexts that user code sees
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -19,6 +20,8 @@ from actorserve.actors.messages import Ending, Initial, Pairs
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Data, Kind
 from actorserve.actors.wire_calls import Opened
 
+CANCELLED, UNKNOWN = 1, 2  # of gRPC's numbers
+log = logging.getLogger("actorserve.rpc")
 _CHUNK, _MESSAGE = Kind.CHUNK, int(Kind.MESSAGE)
 
 
@@ -183,6 +186,21 @@ class RpcCall:
         if self._condition is None:
             self._condition = threading.Condition()
         return self._condition
+
+    # --- running it -----------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine that is to end the call, cancelled when the caller goes; where it does not, this does."""
+        task = self.engine.spawn(work)
+        self.on_cancel = task.cancel
+        task.add_done_callback(self._left_by)
+
+    def _left_by(self, task: asyncio.Task[Any]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("%s failed", self.opened.method, exc_info=error)
+        if not self.ended:
+            self.end(Ending(CANCELLED) if error is None else Ending(UNKNOWN, f"{type(error).__name__}: {error}"))
 
     # --- what goes ----------------------------------------------------------------------------
 

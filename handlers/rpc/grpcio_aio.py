@@ -234,10 +234,16 @@ _SHARED = frozenset(
 
 
 def _checked(trailers: Any) -> Any:
-    """TypeError for what is no tuple or list of pairs."""
-    if not isinstance(trailers, (tuple, list, grpc.aio.Metadata)):
-        raise TypeError(f"Invalid trailing metadata type, expected Iterable[MetadatumType]: {trailers}")
-    return tuple(trailers)
+    """The pairs; TypeError for what is none, in the words that grpc.aio has for it."""
+    pairs = tuple(trailers) if isinstance(trailers, (tuple, list, grpc.aio.Metadata)) else None
+    if pairs is None or not all(_is_pair(pair) for pair in pairs):
+        expected = "Tuple[Tuple[str, Union[str, bytes]]...]"
+        raise TypeError(f"Invalid trailing metadata type, expected {expected}: {trailers}")
+    return pairs
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], (str, bytes))
 
 
 def _text(details: Any) -> str:
@@ -262,7 +268,9 @@ def decoded(decode: Callable[[bytes], Any] | None, data: bytes) -> Any:
 
 
 def packed(encode: Callable[[Any], bytes] | None, answer: Any) -> bytes:
-    """An answer's bytes; what `encode` raises goes through."""
+    """An answer's bytes; what `encode` raises goes through. Text becomes bytes first, as with grpc.aio."""
+    if isinstance(answer, str):
+        answer = answer.encode()
     return answer if encode is None else encode(answer)
 
 

@@ -17,6 +17,7 @@ from actorserve.handlers.rpc.call import RpcCall
 
 UNKNOWN, INTERNAL, CANCELLED = 2, 13, 1
 DETAILS_BIN = "grpc-status-details-bin"
+INSECURE = {"transport_security_type": ["insecure"], "security_level": ["TSI_SECURITY_NONE"]}
 ENCODINGS = {grpc.Compression.NoCompression: "", grpc.Compression.Deflate: "deflate", grpc.Compression.Gzip: "gzip"}
 
 
@@ -51,7 +52,7 @@ class Asked:
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
         """What is known of the client's certificate, and of the transport."""
         auth = self._call.opened.auth
-        known = json.loads(auth) if auth else {}
+        known = json.loads(auth) if auth else INSECURE
         return {key: [value.encode() for value in values] for key, values in known.items()}
 
     def peer_identity_key(self) -> str | None:

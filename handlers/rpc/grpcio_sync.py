@@ -34,7 +34,7 @@ from actorserve.handlers.rpc.grpcio_peer import (
 from actorserve.handlers.rpc.methods import Method, cardinality
 
 log = logging.getLogger("actorserve.rpc")
-NEVER = float("inf")
+NEVER = float(2**63 - 1)  # what grpcio says, about: a number that can be converted
 
 
 class Context(Asked, grpc.ServicerContext):  # type: ignore[misc]  # grpc has no types
@@ -67,7 +67,7 @@ class Context(Asked, grpc.ServicerContext):  # type: ignore[misc]  # grpc has no
     def cancel(self) -> None:
         """End the call: the client sees CANCELLED."""
         self._call.cancelled = True
-        self._call.end(Ending(CANCELLED, reset=True))
+        self._call.end(Ending(CANCELLED, "CANCELLED"))
         self._run_callbacks()
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
@@ -276,11 +276,9 @@ def _called(call: RpcCall, context: Context, what: str, behave: Callable[..., An
     """What the servicer gives, and whether it gave anything (rule 2)."""
     try:
         return behave(*args), True
-    except StopIteration:
-        if behave is next:
+    except Exception as error:
+        if behave is next and isinstance(error, StopIteration):
             return None, True
-        context.fail(UNKNOWN, f"{what}: ")
-    except Exception as error:  # the servicer's
         if context.aborted:
             context.fail(UNKNOWN, "RPC Aborted")
         elif error is context.rpc_error:

@@ -44,6 +44,7 @@ class Wire(Protocol):
     core: Connection
     peer: str
     identity: PeerIdentity | None
+    is_secure: bool
     max_receive_bytes: int
     max_send_bytes: int
     send_buffer: int
@@ -109,6 +110,11 @@ class ServerCall:
     def identity(self) -> PeerIdentity | None:
         """Who the client's certificate is for; None without one."""
         return self._wire.identity
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the connection speaks TLS."""
+        return self._wire.is_secure
 
     @property
     def deadline(self) -> TrioDeadline | None:

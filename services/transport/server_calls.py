@@ -73,6 +73,7 @@ class ServerCalls(ABC):
         self.core = Connection(client=False, settings=limits.settings())
         self.peer = peer
         self.identity = identity
+        self.is_secure = False
         self.max_receive_bytes = limits.max_receive_bytes
         self.max_send_bytes = limits.max_send_bytes
         self.send_buffer = limits.send_buffer

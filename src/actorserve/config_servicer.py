@@ -23,7 +23,7 @@ class Replicas(Table):
     """How many replicas a servicer has: as many as it needs between two bounds (docs/scaling.md)."""
 
     min: int = Field(default=1, ge=0, le=MOST_REPLICAS, description="The fewest. 0: none until the first call.")
-    max: int = Field(default=1, ge=1, le=MOST_REPLICAS, description="The most.")
+    max: int = Field(default=1, ge=0, le=MOST_REPLICAS, description="The most.")
 
     @model_validator(mode="after")
     def _in_order(self) -> Replicas:
@@ -51,8 +51,8 @@ class Servicer(Table):
     listeners: Texts = Field(
         default=(), description='Listeners that serve it. Default: every one whose `services` name `"servicers"`.'
     )
-    replicas: int | Replicas = Field(
-        default=1, description="Worker processes that answer, a number or `{ min = 1, max = 4 }`."
+    replicas: Replicas = Field(
+        default_factory=Replicas, description="Worker processes that answer: a number, or `{ min = 1, max = 4 }`."
     )
     max_ongoing_requests: int = Field(
         default=5, ge=1, le=100_000, description="Calls that one replica has at once; also its threads for `def`s."
@@ -116,12 +116,14 @@ class Servicer(Table):
             check_device(value)
         return value
 
-    @field_validator("replicas")
+    @field_validator("replicas", mode="before")
     @classmethod
-    def _is_a_number(cls, value: int | Replicas) -> int | Replicas:
-        if isinstance(value, int) and not 0 <= value <= MOST_REPLICAS:
+    def _may_be_a_number(cls, value: Any) -> Any:
+        if not isinstance(value, int):
+            return value
+        if isinstance(value, bool) or not 0 <= value <= MOST_REPLICAS:
             raise ValueError(f"{value} is wrong: it must be 0 to {MOST_REPLICAS}, or {{ min = ..., max = ... }}")
-        return value
+        return {"min": value, "max": value}
 
     @field_validator("servicer", "functions")
     @classmethod

@@ -433,10 +433,22 @@ class Server:
                 failures.append((name, error))
         return failures
 
+    @property
+    def servicers(self) -> frozenset[str]:
+        """The names of the servicers of the file."""
+        return frozenset(servicer.label for servicer in self.settings.servicers)
+
+    @property
+    def to_load(self) -> int:
+        """How many of the file's models and servicers are loaded when the server starts."""
+        return len(self.specs) + len(self.settings.servicers)
+
     def is_serving(self) -> bool:
-        """Whether a configured model is READY, or none is configured."""
+        """Whether a configured model or servicer is READY, or none is configured."""
         models = self.observe().models
-        return not models or any(model.state is State.READY or not model.spec.workers_min for model in models)
+        if not models:
+            return not self.settings.servicers
+        return any(model.state is State.READY or not model.spec.workers_min for model in models)
 
 
 def ledger_here() -> Ledger:

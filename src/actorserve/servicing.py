@@ -23,7 +23,7 @@ from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.probe import probe
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
-from actorserve.config_servicer import MOST_QUEUED, Replicas, Servicer
+from actorserve.config_servicer import MOST_QUEUED, Servicer
 from actorserve.errors import ActorserveError, AlreadyRegistered, NoSuchModel
 from actorserve.services.schemas import Schema
 from actorserve.services.servicers import Ask, Routes, ServicerSchema, asking, waiting
@@ -233,8 +233,6 @@ async def _pass_on(ready: Reply[None], loading: Reply[None]) -> None:
 
 def spec_of(servicer: Servicer, *, folder: Path, version: str = VERSION) -> ModelSpec:
     """The ModelSpec that runs a servicer. `folder` is what relative paths mean."""
-    replicas = servicer.replicas
-    bounds = replicas if isinstance(replicas, Replicas) else Replicas.model_construct(min=replicas, max=replicas)
     listed = servicer.requirements
     environment = Environment(
         path=tuple(str((folder / one).resolve()) for one in servicer.path),
@@ -256,8 +254,8 @@ def spec_of(servicer: Servicer, *, folder: Path, version: str = VERSION) -> Mode
             "functions": list(servicer.functions),
             "max_ongoing_requests": servicer.max_ongoing_requests,
         },
-        workers_min=bounds.min,
-        workers_max=bounds.max,
+        workers_min=servicer.replicas.min,
+        workers_max=servicer.replicas.max,
         target_ongoing_requests=servicer.target_ongoing_requests,
         upscale_delay_s=servicer.upscale_delay_s,
         downscale_delay_s=servicer.downscale_delay_s,
