@@ -166,7 +166,7 @@ class Incarnation:
 
         assert self._in_hand is not None  # noqa: S101  # narrows the type: run() has set it
         left = self._in_hand.abandon_all(error)
-        self._taking.leave_lines()
+        self._taking.leave()
         self._mailbox.put_back(left)
 
     async def _live(self, worker: Worker, in_hand: InHand) -> Exit:
@@ -295,7 +295,14 @@ class Incarnation:
                 said = wire.read_note(frame.payload)
                 able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences", "calls"))
                 self._mailbox.learn(Capabilities(*able))
+                if said.get("multiplexes"):
+                    self._mailbox.affinity.hold(self._signal, (), (), trio.current_time())
                 self._loaded.set()
+            case Kind.MODELS:
+                said = wire.read_note(frame.payload)
+                now = trio.current_time()
+                self._mailbox.affinity.hold(self._signal, map(str, said["held"]), map(str, said["loading"]), now)
+                self._mailbox.wake_next()
             case Kind.FAILED:
                 said = wire.read_note(frame.payload)
                 self._failure = Crashed(str(said.get("reason")), permanent=bool(said.get("permanent")))
@@ -339,7 +346,7 @@ class Incarnation:
         while True:
             until = float("inf")
             if self._draining:
-                self._taking.leave_lines()
+                self._taking.leave()
                 self._mailbox.wake_next()
             else:
                 until = self._taking.take(in_hand)
@@ -347,7 +354,7 @@ class Incarnation:
             if self._cuts_sequences or self._mailbox.closed:
                 in_hand.sequences.drain(self.spec.model.name)
             if not in_hand.items and (self._draining or (self._mailbox.closed and not self._mailbox.waiting)):
-                self._taking.leave_lines()
+                self._taking.leave()
                 return
             with trio.move_on_at(until):
                 await self._signal.wait()

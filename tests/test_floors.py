@@ -34,6 +34,7 @@ FLOORS = {
     "actorserve.actors.wire": 1,
     "actorserve.actors.wire_calls": 1,
     "actorserve.handlers": 2,
+    "actorserve.actors.affinity": 2,
     "actorserve.actors.autoscaling": 2,
     "actorserve.actors.batching": 2,
     "actorserve.actors.applications": 2,
@@ -142,6 +143,8 @@ IN_WORKERS = (
     "actorserve.actors.worker_thread",
 )
 PURE = (
+    "affinity",
+    "applications",
     "autoscaling",
     "registry_rules",
     "batching",

@@ -49,6 +49,7 @@ from actorserve.serve.exceptions import (
 )
 from actorserve.serve.graph import Built, build
 from actorserve.serve.grpc_util import RayServegRPCContext, gRPCInputStream, status_number
+from actorserve.serve.multiplexing import MULTIPLEX_MARK
 
 HANDLE = "handle/"
 CANCELLED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE = 1, 3, 4, 8, 13, 14
@@ -204,6 +205,11 @@ class DeploymentHost(RpcHost):
         PROCESS.replica = ReplicaContext(application, options["deployment"], tag, self.instance.object, context.device)
         if options.get("user_config") is not None:
             await self.instance.reconfigure(options["user_config"])
+        kinds = target.__mro__ if inspect.isclass(target) else ()
+        self.abilities["multiplexes"] = any(
+            hasattr(one, MULTIPLEX_MARK)
+            for one in (target, *(value for kind in kinds for value in vars(kind).values()))
+        )
         self.methods = Methods(self, self._rpcs(target, tuple(options.get("functions") or ())))
 
     def _rpcs(self, target: Any, functions: tuple[str, ...]) -> dict[str, Method]:

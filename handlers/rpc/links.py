@@ -5,6 +5,8 @@ What lives here: `EngineLink`, and which exception a handle raises for each way 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from actorserve import errors
 from actorserve.actors import wire
 from actorserve.actors.messages import Cardinality, Ending
@@ -108,6 +110,6 @@ class EngineLink:
             )
         )
 
-    def hold(self, models: tuple[str, ...]) -> None:
-        """Say which models this replica holds. The server prefers it for them."""
-        self._engine.post(wire.note(Kind.MODELS, {"ids": list(models)}))
+    def hold(self, held: Sequence[str], loading: Sequence[str]) -> None:
+        """Say which models this replica holds and loads. The server prefers it for them."""
+        self._engine.post(wire.note(Kind.MODELS, {"held": list(held), "loading": list(loading)}))

@@ -165,6 +165,30 @@ async def test_handles():
         assert (await client.do("ids", metadata=metadata))[0].greeting == "m1||m7|True"
 
 
+async def test_multiplexing(tmp_path):
+    """Fifty models over two replicas with room for five each: no model is loaded twice at once."""
+    deployments = {"Leaf": {"num_replicas": 2, "max_ongoing_requests": 20}}
+    application = {
+        "import_path": "ops:app",
+        "path": [APPS],
+        "deployments": deployments,
+        "env": {"MARKS": str(tmp_path)},
+    }
+    async with running(ops=application) as (_, client):
+        answers = []
+
+        async def use(model):
+            reply, _ = await client.do("use", model, limit_s=60)
+            answers.append(reply.greeting)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(use, f"m{number % 50}")
+        assert sorted(answer.partition("@")[0] for answer in answers) == sorted(f"m{n % 50}" for n in range(200))
+        loads, held = eval((await client.do("loads"))[0].greeting)  # noqa: S307  # a pair of numbers
+        assert held <= 5 <= loads
+
+
 async def test_a_replica_that_dies():
     """Who asked it is told at once and may ask again; a client is told UNAVAILABLE where nobody catches that."""
     async with running() as (_, client):

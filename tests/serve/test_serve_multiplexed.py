@@ -37,8 +37,8 @@ class Loader:
         self.sizes = {}
         self.models = Models(self.load, tell=self.hear, **limits)
 
-    def hear(self, ids):
-        self.told = ids
+    def hear(self, held, loading):
+        self.told = (held, loading)
 
     async def load(self, id):
         self.loads.append(id)
@@ -86,7 +86,7 @@ def test_the_least_recently_used_gives_way():
         for id in ("a", "b", "a", "c"):
             await loader.use(id)
         assert list(loader.models.held) == ["a", "c"]
-        assert loader.told == ("a", "c")
+        assert loader.told == (["a", "c"], [])
         await loader.use("a")
         assert loader.loads == ["a", "b", "c"]
 

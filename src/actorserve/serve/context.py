@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,8 +55,8 @@ class Link(Protocol):
     def call(self, call: OutCall) -> Items:
         """Begin a call, at once. On the loop's thread alone."""
 
-    def hold(self, models: tuple[str, ...]) -> None:
-        """Say which multiplexed models this replica holds, for routing."""
+    def hold(self, held: Sequence[str], loading: Sequence[str]) -> None:
+        """Say which multiplexed models this replica holds and loads, for routing."""
 
 
 class Closable(Protocol):

@@ -24,7 +24,7 @@ import asyncio
 import functools
 import inspect
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,8 @@ from actorserve.serve.exceptions import OptionError
 __all__ = ["multiplexed"]
 
 NO_LIMIT = -1
+MULTIPLEX_MARK = "_actorserve_multiplexes"
+"""Attribute of a function that `multiplexed` made."""
 
 
 @dataclass(slots=True)
@@ -78,9 +80,9 @@ class Models:
         most: int,
         most_bytes: int = 0,
         measure: Callable[[Any], int] | None = None,
-        tell: Callable[[tuple[str, ...]], None] = lambda _ids: None,
+        tell: Callable[[Sequence[str], Sequence[str]], None] = lambda _held, _loading: None,
     ) -> None:
-        """`most`: -1 is no limit. `most_bytes`: 0 is no limit. `tell` hears of every change, with the ids held."""
+        """`most`: -1 is no limit. `most_bytes`: 0 is no limit. `tell` hears of every change, with the ids held and loading."""
         self._load = load
         self._most = most
         self._most_bytes = most_bytes
@@ -121,6 +123,7 @@ class Models:
         if task is None:
             task = self._loads[id] = asyncio.get_running_loop().create_task(self._bring(id))
             task.add_done_callback(lambda done: self._forget(id, done))
+            self._say()
         waiter = Waiter(scope)
         waiters = self._waiters.setdefault(id, [])
         waiters.append(waiter)
@@ -137,6 +140,7 @@ class Models:
         if self._loads.get(id) is task:
             del self._loads[id]
             self._waiters.pop(id, None)
+            self._say()
         if not task.cancelled() and task.done():
             task.exception()  # who waited has it; with nobody left, nobody is told
 
@@ -157,7 +161,6 @@ class Models:
             self._reserved.discard(id)
             self._shrink(id)
             self._admit()
-            self._say()
 
     async def _room(self, id: str) -> None:
         if self._line or not self._make_room(id):
@@ -170,7 +173,6 @@ class Models:
                 self._line = deque(one for one in self._line if one[1] is not turn)
                 raise
         self._reserved.add(id)
-        self._say()
 
     def _admit(self) -> None:
         """Let the loads at the head of the line begin, as far as there is room."""
@@ -218,7 +220,9 @@ class Models:
             del self.held[name]
 
     def _say(self) -> None:
-        self._tell((*self.held, *sorted(self._reserved)))
+        """Say what is here, and what is coming."""
+        held = list(self.held)
+        self._tell(held, [id for id in self._loads if id not in self.held])
 
 
 builtin_id = id
@@ -272,14 +276,15 @@ def _decorated(function: Callable[..., Any], limits: dict[str, Any]) -> Callable
             models = owner.__dict__[attribute] = Models(load, tell=_tell, **limits)
         return await models.get(id, _scope())
 
+    setattr(call, MULTIPLEX_MARK, True)
     if len(inspect.signature(function).parameters) not in (1, 2):
         raise OptionError("multiplexed", f"{function.__qualname__} must take the model's id, and nothing more")
     return call
 
 
-def _tell(ids: tuple[str, ...]) -> None:
+def _tell(held: Sequence[str], loading: Sequence[str]) -> None:
     if PROCESS.link is not None:
-        PROCESS.link.hold(ids)
+        PROCESS.link.hold(held, loading)
 
 
 def _scope() -> Scope:

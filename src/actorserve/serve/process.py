@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -170,7 +170,7 @@ class ScriptLink:
         """Begin a call, at once."""
         return ScriptAnswer(self._opening, call)
 
-    def hold(self, models: tuple[str, ...]) -> None:
+    def hold(self, held: Sequence[str], loading: Sequence[str]) -> None:
         """A script holds no models."""
 
 

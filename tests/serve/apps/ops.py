@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from pathlib import Path
 
 from actorserve import serve
 from actorserve.serve.context import request
@@ -55,16 +56,20 @@ class Leaf:
     async def refuse(self, text):
         raise ValueError(text)
 
-    @serve.multiplexed(max_num_models_per_replica=2)
+    @serve.multiplexed(max_num_models_per_replica=5)
     async def model(self, model_id):
         self.models += 1
+        mark = Path(os.environ["MARKS"], model_id)
+        mark.touch(exist_ok=False)  # nobody else loads it now
+        await asyncio.sleep(0.01)
+        mark.unlink()
         return f"{model_id}@{os.getpid()}"
 
     async def use(self):
         return await self.model(serve.get_multiplexed_model_id())
 
     async def loads(self):
-        return self.models
+        return self.models, len(vars(self)["_actorserve_models_model"].held)
 
 
 @serve.deployment
@@ -177,6 +182,9 @@ class Front:
 
     async def do_use(self, message, context):
         return await self.leaf.options(multiplexed_model_id=message.name).use.remote()
+
+    async def do_loads(self, message, context):
+        return await self.leaf.loads.remote()
 
     async def do_die(self, message, context):
         try:
