@@ -241,7 +241,7 @@ class Mailbox:
         return taken
 
     def take_streams(self, count: int, who: Signal) -> tuple[list[Envelope], float]:
-        """Take up to `count` streams for a replica, and when it should look again. Models decide, where there are any."""
+        """Take up to `count` streams for a replica; with when it should look again, where models decide."""
         if not self.affinity or not count:
             return self.take(self.stream_lane, count), NEVER
         now = trio.current_time()

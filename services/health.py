@@ -64,6 +64,11 @@ class HealthBoard:
         self._unsettled = set(configured)
         self._needs_model = bool(self._unsettled)
 
+    def forget(self, key: str) -> None:
+        """One of those that start with the server never will: it is not waited for."""
+        self._unsettled.discard(key)
+        self.refresh()
+
     def refresh(self) -> None:
         """Look at the models again; wake the watchers if a status has changed."""
         before = (self.overall(), self._models)

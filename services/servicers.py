@@ -133,13 +133,10 @@ def asking(mailbox: Callable[[], Mailbox]) -> Ask:
 
 def call_of(stream: ServerStream, data: bytes | None, method: str | None = None) -> Call:
     """The message for a call. `method`: default its full name, with which the worker knows it."""
-    metadata = stream.metadata
+    metadata = stream.metadata  # its own, which nobody reads again
     if stream.token is not None:
-        metadata = metadata.copy()
         metadata.popall("authorization", None)  # no user code sees a token
     if (agent := stream.user_agent) is not None:
-        if stream.token is None:
-            metadata = metadata.copy()
         metadata.add("user-agent", agent)
     return Call(
         stream.method if method is None else method,
@@ -245,8 +242,7 @@ async def _end(stream: ServerStream, ending: Ending, more: Pairs) -> None:
         raise HandlerRaised("ValueError", "the call ended with OK and without an answer")
     trailers = (*ending.trailers, *more)
     try:
-        values.check_size(trailers, LARGEST_TRAILERS)
-        extra = values.encode_metadata(trailers)
+        extra = stream.block_of(trailers)
     except (TypeError, ValueError) as error:
         raise HandlerRaised(type(error).__name__, f"trailing metadata: {error}") from None
     status = STATUSES.get(ending.status, Status.UNKNOWN)
@@ -255,6 +251,3 @@ async def _end(stream: ServerStream, ending: Ending, more: Pairs) -> None:
     if status is Status.OK and ending.details:
         extra += hpack.literal(b"grpc-message", values.encode_text(ending.details))
     stream.end(status, ending.details or None, None, extra)
-
-
-LARGEST_TRAILERS = 1 << 20

@@ -1,4 +1,6 @@
-"""A fruit stand of three deployments behind a schema of its own: `python examples/fruit/server.py [PORT]`.
+"""A fruit stand of three deployments behind a schema of its own: `python server.py [PORT]`, once protoc has been run:
+
+    python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. fruit.proto
 
 FruitMarket answers FruitService; it asks OrangeStand and AppleStand, each in replicas of its own. Stop it with Ctrl-C.
 """

@@ -20,7 +20,7 @@ from actorserve.actors.messages import Ending, Initial, Pairs
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Data, Kind
 from actorserve.actors.wire_calls import Opened
 
-CANCELLED, UNKNOWN = 1, 2  # of gRPC's numbers
+CANCELLED, UNKNOWN, INTERNAL = 1, 2, 13  # of gRPC's numbers
 log = logging.getLogger("actorserve.rpc")
 _CHUNK, _MESSAGE = Kind.CHUNK, int(Kind.MESSAGE)
 
@@ -220,5 +220,15 @@ class RpcCall:
         """End it. Only the first ending counts."""
         if not self.ended:
             self.ended = True
+            self.on_cancel = None  # no cycle is left for the collector
             self.engine.calls.pop(self.opened.id, None)
-            self.engine.post(wire_calls.ended(self.opened.id, ending))
+            self.engine.post(self._packed(ending))
+
+    def _packed(self, ending: Ending) -> Data:
+        """The last frame: of what cannot be packed, such as metadata that is no text, the frame that says so."""
+        try:
+            return wire_calls.ended(self.opened.id, ending)
+        except Exception as error:
+            log.exception("%s: its ending cannot be sent", self.opened.method)
+            text = f"the status, the answer or the trailing metadata cannot be sent: {type(error).__name__}: {error}"
+            return wire_calls.ended(self.opened.id, Ending(INTERNAL, text))

@@ -451,6 +451,8 @@ async def in_thread(call: RpcCall, run: Any, *args: Any) -> Any:
             error = RuntimeError(f"a plain method raised StopIteration: {stop}")
         except Exception as raised:  # noqa: BLE001  # the servicer's
             error = raised
+        except BaseException as raised:  # noqa: BLE001  # such as SystemExit, which would end the thread
+            error = RuntimeError(f"a plain method raised {type(raised).__name__}")
         loop.call_soon_threadsafe(_settle, done, answer, error)
 
     call.engine.pool.submit(work)

@@ -246,7 +246,7 @@ def method_of(handler: Any) -> Method:
     run = _run_stream if streams else _run_unary
 
     def begin(call: RpcCall) -> None:
-        call.engine.pool.submit(run, call, behavior, decode, encode)
+        call.engine.pool.submit(_guarded, run, call, behavior, decode, encode)
 
     return Method(cardinality(handler), begin)
 
@@ -288,6 +288,15 @@ def _called(call: RpcCall, context: Context, what: str, behave: Callable[..., An
             log.exception("%s: %s", call.opened.method, text)
             context.fail(UNKNOWN, text)
     return None, False
+
+
+def _guarded(run: Callable[..., None], call: RpcCall, *args: Any) -> None:
+    """Run a call: it ends, whatever happens, `sys.exit` in a thread included."""
+    try:
+        run(call, *args)
+    except BaseException as error:
+        log.exception("%s failed", call.opened.method)
+        call.end(Ending(UNKNOWN, f"Exception calling application: {type(error).__name__}"))
 
 
 def _run_unary(call: RpcCall, behavior: Any, decode: Any, encode: Any) -> None:

@@ -106,10 +106,8 @@ class ServicerHost(RpcHost):
         """Make the servicer, and a method of each of its rpcs."""
         target = context.options["servicer"]
         made = named(target, "servicer")
-        if inspect.isclass(made) or not hasattr(made, "__mapping__"):
+        if inspect.isclass(made):
             made = made()
-            if inspect.isawaitable(made):
-                made = await made
         self._instance = made
         if hasattr(made, "__mapping__"):
             from actorserve.handlers.rpc import grpclib_stream  # noqa: PLC0415  # only one of the two is needed

@@ -211,7 +211,8 @@ class ServerCall:
         if self.stream.state == CLOSED:
             self.wake_reader()
 
-    def _block_of(self, metadata: MetadataLike) -> bytes:
+    def block_of(self, metadata: MetadataLike) -> bytes:
+        """Metadata as header fields. RESOURCE_EXHAUSTED above the client's limit; ValueError, TypeError: see values."""
         values.check_size(metadata, self._wire.core.peer_max_header_list)
         return values.encode_metadata(metadata)
 

@@ -56,7 +56,7 @@ from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
 from actorserve.services.transport.tls import Certificates, Files
-from actorserve.servicing import Place, Servicing
+from actorserve.servicing import Place, Servicing, key_of
 
 log = structlog.get_logger("actorserve.server")
 LAST_CALLS_S = 2.0
@@ -125,11 +125,13 @@ class Server:
         self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release, on_kept=self.sources.keep)
         self._begun = False
         self._on_change = on_change
-        self.servicing = Servicing(actor_settings, self.supervisor, self.directory, folder=folder)
+        self.health = HealthBoard(self.supervisor.observe, self._expected())
+        self.servicing = Servicing(
+            actor_settings, self.supervisor, self.directory, folder=folder, on_failed=self.health.forget
+        )
         grace_s = settings.server.grace_s
         self.applying = Applying(actor_settings, self.supervisor, self.directory, folder=folder, grace_s=grace_s)
         self.applying.take_schemas(one for one in settings.servicers if not one.servicer)
-        self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
@@ -241,6 +243,13 @@ class Server:
         tree = self.observe()
         used = [model.spec.url for model in (*tree.models, *tree.leaving)]
         await self.sources.give_back(spec.url, spec.model_dir, used)
+
+    def _expected(self) -> list[str]:
+        """The keys of what starts with the server and has workers."""
+        servicers = [
+            key_of(servicer) for servicer in self.settings.servicers if servicer.servicer and servicer.replicas.min
+        ]
+        return [*(spec.key for spec in self.specs if spec.workers_min), *servicers]
 
     def _changed(self) -> None:
         self.health.refresh()
@@ -365,7 +374,7 @@ class Server:
             raise StartFailed(f"server.state_dir: {error}") from None
         await self.sources.tidy([spec.url for spec in found], [spec.url for spec in self.registrar.dropped])
         self.specs = tuple([await self._unpacked(spec) for spec in found])
-        self.health.expect([spec.key for spec in self.specs if spec.workers_min])
+        self.health.expect(self._expected())
 
     async def _unpacked(self, spec: ModelSpec) -> ModelSpec:
         """A model of the API with its archive unpacked anew. One that is gone or broken is FAILED when it starts."""

@@ -9,7 +9,7 @@ What must not live here: the user's code, what a call is (services/servicers.py)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,13 @@ import trio
 
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
-from actorserve.actors.messages import Environment, ModelSpec, Restart, Spawn, Stop
+from actorserve.actors.messages import Environment, ModelSpec, Restart, SetDefault, Spawn, Stop
 from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.probe import probe
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
 from actorserve.config_servicer import MOST_QUEUED, Servicer
-from actorserve.errors import ActorserveError, AlreadyRegistered, NoSuchModel
+from actorserve.errors import ActorserveError, AlreadyRegistered, BadInput, NoSuchModel, WrongState
 from actorserve.services.schemas import Schema
 from actorserve.services.servicers import Ask, Routes, ServicerSchema, asking, waiting
 from actorserve.services.transport.server import GrpcServer
@@ -59,8 +59,17 @@ class Served:
 class Servicing:
     """See the module's docstring. `places`: the listeners that serve servicers, by name; filled by the server."""
 
-    def __init__(self, settings: ActorSettings, supervisor: Supervisor, directory: Directory, *, folder: Path) -> None:
-        """`folder` is what relative paths mean."""
+    def __init__(
+        self,
+        settings: ActorSettings,
+        supervisor: Supervisor,
+        directory: Directory,
+        *,
+        folder: Path,
+        on_failed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`folder` is what relative paths mean. `on_failed`: the key of one of the file that will never start."""
+        self._on_failed = on_failed
         self.places: dict[str, Place] = {}
         self.served: dict[str, Served] = {}
         self._settings = settings
@@ -68,6 +77,7 @@ class Servicing:
         self._directory = directory
         self._folder = folder
         self._settled = trio.Event()
+        self._turn = trio.Lock()  # of those that change what is served
 
     # --- the servicers of the file ----------------------------------------------------------------
 
@@ -98,6 +108,7 @@ class Servicing:
             ready[servicer.label] = await self.add(servicer)
         except ActorserveError as error:
             log.error("servicer not served", servicer=servicer.label, why=str(error))  # noqa: TRY400  # the user's code
+            self._on_failed(key_of(servicer))
             loading.fail(error)
 
     # --- while the server runs ----------------------------------------------------------------------
@@ -109,32 +120,41 @@ class Servicing:
         LoadFailed: its code cannot be imported, or has no schema. AlreadyRegistered: one is called so, or serves one
         of its methods on one of its listeners. Nothing is changed then.
         """
-        label = servicer.label
-        if label in self.served:
-            raise AlreadyRegistered(f"a servicer {label!r} is served already")
         spec = spec_of(servicer, folder=self._folder)
         schema = ServicerSchema.of(await probe(spec, self._settings))
-        places = tuple(servicer.listeners or self.places)
-        self._check_free(label, schema, places)
-        ready = await self._supervisor.carry_out(Spawn(spec))
-        self._serve(label, Served(spec, Routes(schema, asking(self._mailbox_of(spec))), places))
+        async with self._turn:
+            places = self._free_places(servicer, schema)
+            ready = await self._supervisor.carry_out(Spawn(spec))
+            self._serve(servicer.label, Served(spec, Routes(schema, asking(self._mailbox_of(spec))), places))
         return ready
 
     async def add_schema(self, servicer: Servicer, ask: Ask) -> None:
         """Serve a schema alone, that of `servicer.functions`; `ask` finds who answers each call. Raises as `add`."""
-        label = servicer.label
-        if label in self.served:
-            raise AlreadyRegistered(f"a servicer {label!r} is served already")
         schema = ServicerSchema.of(await probe(spec_of(servicer, folder=self._folder), self._settings))
-        places = tuple(servicer.listeners or self.places)
-        self._check_free(label, schema, places)
-        self._serve(label, Served(None, Routes(schema, ask), places))
+        async with self._turn:
+            places = self._free_places(servicer, schema)
+            self._serve(servicer.label, Served(None, Routes(schema, ask), places))
 
     def _serve(self, label: str, served: Served) -> None:
         self.served[label] = served
         self._route(served)
         services = list(served.routes.schema.services)
         log.info("servicer served", servicer=label, services=services, listeners=list(served.places))
+
+    def _free_places(self, servicer: Servicer, schema: ServicerSchema) -> tuple[str, ...]:
+        """The listeners for a new one. AlreadyRegistered; BadInput where there is no such listener."""
+        if servicer.label in self.served:
+            raise AlreadyRegistered(f"a servicer {servicer.label!r} is served already")
+        places = self._places_of(servicer)
+        self._check_free(servicer.label, schema, places)
+        return places
+
+    def _places_of(self, servicer: Servicer) -> tuple[str, ...]:
+        places = tuple(servicer.listeners or self.places)
+        for name in places:
+            if name not in self.places:
+                raise BadInput("listeners", f'no listener {name!r} has "servicers" among its services')
+        return places
 
     def _check_free(self, label: str, schema: ServicerSchema, places: Iterable[str]) -> None:
         for name in places:
@@ -150,10 +170,11 @@ class Servicing:
 
         Returns once that has begun; the reply is set when they are gone. NoSuchModel: none is called so.
         """
-        served = self.served.pop(label, None)
-        if served is None:
-            raise NoSuchModel(label)
-        self._unroute(served)
+        async with self._turn:
+            served = self.served.pop(label, None)
+            if served is None:
+                raise NoSuchModel(label)
+            self._unroute(served)
         if served.spec is None:
             gone: Reply[None] = Reply()
             gone.set(None)
@@ -172,21 +193,30 @@ class Servicing:
         version = str(int(old.spec.version) + 1)
         spec = spec_of(servicer, folder=self._folder, version=version)
         schema = ServicerSchema.of(await probe(spec, self._settings))
-        places = tuple(servicer.listeners or self.places)
-        spawn = Spawn(spec, unregister_on_failure=True)
-        await (await self._supervisor.carry_out(spawn)).wait()
+        served = Served(spec, Routes(schema, asking(self._mailbox_of(spec))), self._places_of(servicer))
+        await (await self._supervisor.carry_out(Spawn(spec, unregister_on_failure=True))).wait()
+        async with self._turn:
+            try:
+                self._switch(label, old, served)
+            except ActorserveError:
+                await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))
+                raise
+            await self._supervisor.carry_out(SetDefault(spec.name, spec.version))
+            log.info("servicer replaced", servicer=label, services=list(schema.services))
+            return await self._supervisor.carry_out(Stop(old.spec.name, old.spec.version, grace_s))
+
+    def _switch(self, label: str, old: Served, new: Served) -> None:
+        """Route to the new one, in one step; the old one stays where that cannot be."""
+        if self.served.get(label) is not old:
+            raise WrongState(f"servicer {label!r} was changed by somebody else meanwhile")
         self._unroute(old)
         try:
-            self._check_free(label, schema, places)
+            self._check_free(label, new.routes.schema, new.places)
         except AlreadyRegistered:
             self._route(old)
-            await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))
             raise
-        served = self.served[label] = Served(spec, Routes(schema, asking(self._mailbox_of(spec))), places)
-        self._route(served)
-        self._directory.set_default(spec.name, spec.version)
-        log.info("servicer replaced", servicer=label, services=list(schema.services))
-        return await self._supervisor.carry_out(Stop(old.spec.name, old.spec.version, grace_s))
+        self.served[label] = new
+        self._route(new)
 
     # --- routes ---------------------------------------------------------------------------------------
 
@@ -229,6 +259,11 @@ async def _pass_on(ready: Reply[None], loading: Reply[None]) -> None:
         loading.set(None)
     except ActorserveError as error:
         loading.fail(error)
+
+
+def key_of(servicer: Servicer) -> str:
+    """The key (`name/version`) of the model that runs it first."""
+    return f"{servicer.label}/{VERSION}"
 
 
 def spec_of(servicer: Servicer, *, folder: Path, version: str = VERSION) -> ModelSpec:

@@ -4,11 +4,13 @@
 
 import asyncio
 import os
+import sys
 import threading
 import time
 
 import diff_pb2
 import diff_pb2_grpc
+import grpc
 
 RELEASE = threading.Event()
 COUNTS = {"held": 0, "produced": 0, "taken": 0, "gone": 0, "closed": 0}
@@ -30,6 +32,10 @@ class Busy(diff_pb2_grpc.DiffServicer):
                     time.sleep(0.005)
             case "die":
                 os._exit(7)
+            case "exit":
+                sys.exit(1)
+            case "no-text":
+                context.set_trailing_metadata((("x-number", 5),))
             case "pid":
                 return diff_pb2.Told(number=os.getpid())
         return diff_pb2.Told(text=request.case)
@@ -107,3 +113,21 @@ class Raises(diff_pb2_grpc.DiffServicer):
 
     def __init__(self):
         raise ValueError("no model here")
+
+
+class Metadata(diff_pb2_grpc.DiffServicer):
+    """Says and sets metadata; knows its caller."""
+
+    def One(self, request, context):
+        match request.case:
+            case "who":
+                known = context.auth_context()
+                kinds = [known["transport_security_type"], known["security_level"]]
+                return diff_pb2.Told(text=repr((context.peer_identity_key(), context.peer_identities(), kinds)))
+            case "wrong-trailer":
+                context.set_trailing_metadata((("x-Wrong", "upper case"),))
+            case "wrong-initial":
+                context.send_initial_metadata((("x y", "a space"),))
+            case "compress":
+                context.set_compression(grpc.Compression.Gzip)
+        return diff_pb2.Told(data=bytes(request.count))

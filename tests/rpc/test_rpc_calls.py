@@ -192,3 +192,17 @@ async def test_bytes_that_are_no_request(generated):
             with pytest.raises(GRPCError) as wrong:
                 await stub.One(Raw(b"\xff\xff"))
             assert wrong.value.status is status
+
+
+async def test_what_grpcio_never_answers(generated):
+    """`sys.exit` in a thread, and metadata that is neither text nor bytes: the call ends all the same."""
+    async with serving(generated, "Busy") as (_app, stub, pb):
+        for case, status, text in (
+            ("exit", Status.UNKNOWN, "Exception calling application: SystemExit"),
+            ("no-text", Status.INTERNAL, "trailing metadata cannot be sent: TypeError"),
+        ):
+            with pytest.raises(GRPCError) as error:
+                await stub.One(pb.Ask(case=case))
+            assert error.value.status is status
+            assert text in error.value.message
+        assert (await stub.One(pb.Ask(case="again"))).text == "again"

@@ -1,6 +1,9 @@
 """serve.run in scripts of their own: what it answers, how a change rolls over, how it ends, what is left (nothing)."""
 
 import os
+import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -85,10 +88,14 @@ def test_a_script_that_dies(number):
     check_gone(children)
 
 
-def test_fruit():
-    """examples/fruit: its server and its client, as they stand."""
+def test_fruit(tmp_path):
+    """examples/fruit: its protoc command, its server and its client, as they stand."""
     port = free_port()
-    folder = ROOT / "examples" / "fruit"
+    folder = tmp_path / "fruit"
+    shutil.copytree(ROOT / "examples" / "fruit", folder, ignore=shutil.ignore_patterns("*_pb2*", "__pycache__"))
+    said = (folder / "server.py").read_text()
+    (command,) = re.findall(r"python (-m grpc_tools\.protoc .+)$", said, re.MULTILINE)
+    subprocess.run([sys.executable, *shlex.split(command)], cwd=folder, check=True)
     server = begin(folder / "server.py", port)
     try:
         assert server.stdout is not None

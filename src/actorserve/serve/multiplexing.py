@@ -82,7 +82,7 @@ class Models:
         measure: Callable[[Any], int] | None = None,
         tell: Callable[[Sequence[str], Sequence[str]], None] = lambda _held, _loading: None,
     ) -> None:
-        """`most`: -1 is no limit. `most_bytes`: 0 is no limit. `tell` hears of every change, with the ids held and loading."""
+        """`most`: -1 is no limit. `most_bytes`: 0 is none. `tell` hears of every change: the ids held, and loading."""
         self._load = load
         self._most = most
         self._most_bytes = most_bytes
