@@ -127,6 +127,8 @@ def spec_of(source: Source, application: Application, deployed: Deployed, versio
         batch_size=hand,
         queue_size=MOST_QUEUED if queued < 0 else queued,
         max_restarts=int(options["max_constructor_retry_count"]),
+        health_check_period_s=float(options["health_check_period_s"]),
+        health_check_timeout_s=float(options["health_check_timeout_s"]),
         loaded_at_startup=True,
         environment=Environment(
             path=source.path,
@@ -136,6 +138,19 @@ def spec_of(source: Source, application: Application, deployed: Deployed, versio
             base=str(source.folder),
         ),
     )
+
+
+IN_PLACE = ("user_config", "num_replicas", "autoscaling_config", "graceful_shutdown_timeout_s")
+"""Options that change without another replica."""
+
+
+def same_replicas(old: Deployed, new: Deployed) -> bool:
+    """Whether replicas of the one can go on as those of the other: code, arguments and what they were begun with."""
+    if not new.code or old.code != new.code or old.batch_limit != new.batch_limit:
+        return False
+    return {key: value for key, value in old.options.items() if key not in IN_PLACE} == {
+        key: value for key, value in new.options.items() if key not in IN_PLACE
+    }
 
 
 def probe_spec(source: Source, deployments: tuple[str, ...] = ()) -> ModelSpec:

@@ -88,6 +88,7 @@ FLOORS = {
     "actorserve.actors.model_actor": 4,
     "actorserve.actors.autoscaler": 4,
     "actorserve.actors.taking": 4,
+    "actorserve.actors.controls": 3,
     "actorserve.actors.child": 5,
     "actorserve.actors.probe": 5,
     "actorserve.actors.model": 5,

@@ -1,4 +1,6 @@
-"""A fruit stand of three deployments behind a schema of its own: `python server.py [PORT]`, once protoc has been run:
+"""A fruit stand of three deployments behind a schema of its own: `python server.py [PORT]`.
+
+First, once:
 
     python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. fruit.proto
 

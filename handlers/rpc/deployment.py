@@ -210,6 +210,7 @@ class DeploymentHost(RpcHost):
             hasattr(one, MULTIPLEX_MARK)
             for one in (target, *(value for kind in kinds for value in vars(kind).values()))
         )
+        self.abilities["checks_health"] = callable(getattr(self.instance.object, "check_health", None))
         self.methods = Methods(self, self._rpcs(target, tuple(options.get("functions") or ())))
 
     def _rpcs(self, target: Any, functions: tuple[str, ...]) -> dict[str, Method]:

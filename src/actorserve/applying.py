@@ -23,10 +23,10 @@ import structlog
 import trio
 
 from actorserve import config_application
-from actorserve.actors.applications import Application, Deployed, Source, probe_spec, spec_of
+from actorserve.actors.applications import Application, Deployed, Source, probe_spec, same_replicas, spec_of
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
-from actorserve.actors.messages import Cardinality, ModelSpec, SetDefault, Spawn, State, Stop
+from actorserve.actors.messages import Cardinality, ModelSpec, SetDefault, Spawn, State, Stop, Update
 from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.probe import probe
 from actorserve.actors.reply import Reply
@@ -246,7 +246,7 @@ class Applying:
         changed.ports = running.ports
         await self._open_ports(changed, {name: one for name, one in drivers.items() if name not in changed.ports})
         for name, spec in running.specs.items():
-            if changed.specs.get(name) is not spec:
+            if name not in changed.specs or changed.specs[name].version != spec.version:
                 await self._supervisor.carry_out(Stop(spec.name, spec.version, self._grace_of(running, name)))
         log.info("application changed", application=source.name, deployments=[spec.name for spec in begun])
         return changed
@@ -258,18 +258,39 @@ class Applying:
         try:
             for deployed in changed.application.deployments:
                 name = deployed.name
-                if name in old and _same(running, old[name], changed, deployed):
+                if name in old and _may_stay(running, old[name], changed, deployed):
                     changed.specs[name], changed.ready[name] = running.specs[name], running.ready[name]
                 else:
                     await self._spawn(changed, deployed)
                     begun.append(changed.specs[name])
             await self.wait_ready(changed)
+            await self._update_in_place(running, changed)
         except BaseException:
             with trio.CancelScope(shield=True):
                 for spec in begun:
                     await self._stop(spec, 0.0)
             raise
         return begun
+
+    async def _update_in_place(self, running: Running, changed: Running) -> None:
+        """What needs no other replicas: how many there are, and their user_config. WrongState: their code refuses."""
+        done: list[ModelSpec] = []
+        for deployed in changed.application.deployments:
+            before = changed.specs[deployed.name]
+            if running.specs.get(deployed.name) is not before:
+                continue
+            wanted = replace(spec_of(changed.source, changed.application, deployed, before.version), url=before.url)
+            wanted = replace(wanted, options={**before.options, "user_config": deployed.options.get("user_config")})
+            if wanted == before:
+                continue
+            try:
+                await (await self._supervisor.carry_out(Update(wanted))).wait()
+            except ActorserveError:
+                for spec in done:
+                    await (await self._supervisor.carry_out(Update(spec))).wait()
+                raise
+            done.append(before)
+            changed.specs[deployed.name] = wanted
 
     # --- delete -------------------------------------------------------------------------------------
 
@@ -416,11 +437,11 @@ class Applying:
         }
 
 
-def _same(running: Running, old: Deployed, changed: Running, new: Deployed) -> bool:
-    """Whether a deployment can stay: its code and what its replicas are told are as they were."""
-    if not new.code or old.code != new.code or old.options != new.options:
+def _may_stay(running: Running, old: Deployed, changed: Running, new: Deployed) -> bool:
+    """Whether a deployment's replicas can go on: their code, and where it comes from, are as they were."""
+    if running.source.folder != changed.source.folder or running.source.path != changed.source.path:
         return False
-    return running.source.folder == changed.source.folder and running.source.path == changed.source.path
+    return running.application.legacy == changed.application.legacy and same_replicas(old, new)
 
 
 def _port(running: Running, name: str) -> int | None:

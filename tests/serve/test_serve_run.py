@@ -49,7 +49,7 @@ def check_gone(processes):
     assert alive == []
 
 
-@pytest.mark.parametrize(("how", "code", "more"), [("shutdown", 0, []), ("again", 0, ["20"])])
+@pytest.mark.parametrize(("how", "code", "more"), [("shutdown", 0, []), ("again", 0, ["20"]), ("raise", 1, [])])
 def test_a_script(how, code, more):
     """Handles answer, exceptions of the script's own classes arrive, a change takes over, `shutdown` ends it all."""
     process = begin(SCRIPT, how)
@@ -153,3 +153,22 @@ def test_nothing_runs_here():
         serve.get_app_handle("x")
     with pytest.raises(serve.exceptions.ServeError, match="not while the module loads"):
         serve.handle.DeploymentHandle("a", "b").remote()
+
+
+def test_updates():
+    """A user_config changes in place and is refused by all or none; other code rolls over with no failed request.
+
+    More replicas start, fewer end, and one whose check_health fails is replaced.
+    """
+    process = begin(ROOT / "tests" / "serve" / "apps" / "updates.py")
+    out, err = process.communicate(timeout=100)
+    assert out.splitlines() == [
+        "first {'one!'}",
+        "in place {'two!'} True",
+        "default:Word: reconfigure raised ValueError: no such word",
+        "kept {'two!'}",
+        "more 3",
+        "rolled {'three?'} False []",
+        "TypeError",
+        "replaced",
+    ], err

@@ -8,8 +8,8 @@ imported as well (they do nothing there). What must not: the child (process.py).
 
 Rules
 1. One server a process: the first `run` or `start` starts it, `shutdown` ends it, and so does the end of the process.
-2. When the main script has ended, applications go on until Ctrl-C or SIGTERM; not in an interactive session, and not
-   under pytest, where the end of the process is the end.
+2. When the main script has ended, applications go on until Ctrl-C or SIGTERM; not where it ended by an exception, in an
+   interactive session, or under pytest: there the end of the process is the end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from actorserve.serve.config import gRPCOptions
@@ -133,13 +133,19 @@ class _Script:
                 before(number, frame)
 
         signal.signal(signal.SIGINT, interrupted)
+        report = sys.excepthook
+
+        def failed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            self.told.set()
+            report(kind, error, trace)
+
+        sys.excepthook = failed
         threading.Thread(target=self._keep, name="actorserve-keeper").start()
 
     def _keep(self) -> None:
         """A thread that is no daemon: Python waits for it at its end."""
         threading.main_thread().join()
-        if sys.exc_info()[0] is None:
-            self.told.wait()
+        self.told.wait()
 
 
 _SCRIPT = _Script()

@@ -84,6 +84,6 @@ if __name__ == "__main__":
             serve.shutdown()
             serve.shutdown()
         case "raise":
-            raise SystemExit(3)
+            raise Price("the end")
         case "wait":
             threading.Thread(target=say_when_over).start()
