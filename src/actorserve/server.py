@@ -41,7 +41,7 @@ from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Servicer
 from actorserve.config_types import is_packed, split_address
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
-from actorserve.listening import address_of, close_all, open_address, remove_file
+from actorserve.listening import address_of, check_private, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
 from actorserve.services import compat, ray_compat, status
 from actorserve.services.access import Access, Finds
@@ -94,6 +94,8 @@ class Server:
         self.spawner = spawner
         if spawner is not None and settings.servicers:
             raise ConfigError("servicers", "their code runs in worker processes, and there are none here")
+        if spawner is not None and settings.applications:
+            raise ConfigError("applications", "their code runs in worker processes, and there are none here")
         folder = settings.folder
         cache_dir = settings.server.cache_dir.expanduser()
         self.forkservers: Forkservers | None = None
@@ -416,6 +418,8 @@ class Server:
             for name, listener in self.settings.listeners.items():
                 opened[name] = []
                 for address in listener.addresses:
+                    if "applications" in listener.services:
+                        check_private(name, address)
                     opened[name] += await open_address(name, address, reuse_port=listener.reuse_port)
                 addresses = tuple(address_of(one) for one in opened[name])
                 bound.append(Bound(name, listener.services, addresses))
