@@ -6,7 +6,8 @@ Rules
 1. In order of arrival, a replica takes what it has the model for, what nobody has, and what names no model.
 2. What another holds is left to it, for at most WAIT_S after its arrival; then whoever has room takes it. What another
    loads is left to it until it holds it: no model is loaded twice at the same time.
-3. Who takes a call for a model loads it, as far as others are concerned, until it says so itself, or for CLAIM_S.
+3. Who takes a call for a model loads it, as far as others are concerned, until it has seen that call and says of itself
+   what it holds and loads; what it said before it had seen the call counts for nothing. After CLAIM_S it is forgotten.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Models:
     def __init__(self) -> None:
         self.held: frozenset[str] = frozenset()
         self.loading: frozenset[str] = frozenset()
-        self.claimed: dict[str, float] = {}
+        self.claimed: dict[str, tuple[float, float]] = {}  # when, and the number of the last call
 
     def has(self, model: str) -> bool:
         """Whether a call for it is best off here."""
@@ -61,14 +62,14 @@ class Affinity(Generic[W]):
     def __bool__(self) -> bool:
         return bool(self.replicas)
 
-    def hold(self, who: W, held: Iterable[str], loading: Iterable[str], now: float) -> None:
-        """A replica says which models it holds and loads. With none, it is still one that may."""
+    def hold(self, who: W, held: Iterable[str], loading: Iterable[str], now: float, seen: int = 0) -> None:
+        """A replica says which models it holds and loads, once it has seen so many calls. With none, it still may."""
         models = self.replicas.setdefault(who, Models())
         models.held, models.loading = frozenset(held), frozenset(loading)
         models.claimed = {
-            model: since
-            for model, since in models.claimed.items()
-            if now < since + CLAIM_S and model not in models.held and model not in models.loading
+            model: (since, number)
+            for model, (since, number) in models.claimed.items()
+            if number > seen and now < since + CLAIM_S
         }
 
     def forget(self, who: W) -> None:
@@ -91,9 +92,16 @@ class Affinity(Generic[W]):
                 again = again if brought else min(again, envelope.arrival + WAIT_S)
                 continue
             chosen.taken.append(envelope)
-            if model and not own.has(model):
-                own.claimed[model] = now
+            if model:
+                own.claimed[model] = now, NEVER
         return chosen._replace(again=again)
+
+    def opened(self, who: W, envelope: Any, number: int) -> None:
+        """A call that was taken is on its way to the worker, the so-manieth."""
+        model = str(envelope.message.metadata.get(MODEL_ID) or "")
+        models = self.replicas.get(who)
+        if models is not None and model in models.claimed:
+            models.claimed[model] = models.claimed[model][0], number
 
     def _others(self, model: str) -> list[W]:
         return [one for one, models in self.replicas.items() if models.has(model)]

@@ -338,7 +338,8 @@ class Incarnation:
         if frame.kind == Kind.MODELS:
             said = wire.read_note(frame.payload)
             now = trio.current_time()
-            self._mailbox.affinity.hold(self._signal, map(str, said["held"]), map(str, said["loading"]), now)
+            held, loading = map(str, said["held"]), map(str, said["loading"])
+            self._mailbox.affinity.hold(self._signal, held, loading, now, int(said["seen"]))
             self._mailbox.wake_next()
         elif self._controls is not None:
             self._controls.hear(frame)

@@ -82,4 +82,6 @@ class Taking:
         envelopes, again = mailbox.take_streams(share, self._signal)
         for envelope in envelopes:
             in_hand.open_stream(envelope)
+            if mailbox.affinity:
+                mailbox.affinity.opened(self._signal, envelope, in_hand.calls.opened)
         return bool(envelopes), again

@@ -175,6 +175,7 @@ class DeploymentHost(RpcHost):
         super().__init__()
         enter_worker()
         self.options: Mapping[str, Any] = {}
+        self.link: EngineLink | None = None
         self.instance: Instance
 
     # --- the host's ---------------------------------------------------------------------------
@@ -239,7 +240,7 @@ class DeploymentHost(RpcHost):
 
     async def _serve(self, send: Callable[[Any], None]) -> None:
         engine = self.engine = Engine(self, send, threads=self._threads)
-        PROCESS.link = EngineLink(engine)
+        PROCESS.link = self.link = EngineLink(engine)
         await engine.run()
         await self.shut()
 
@@ -341,6 +342,10 @@ class _Calls:
         """Begin one, on the loop."""
         options = self.host.options
         asked = request_of(call, options["application"], options["deployment"], self.name)
+        link, model = self.host.link, asked.multiplexed_model_id
+        if model and link is not None:
+            link.begin(model)
+            asked.scope.at_end(lambda: link.end(model))
         task = call.engine.spawn(self._run(call, asked))
 
         def cancel() -> None:
@@ -353,10 +358,11 @@ class _Calls:
         try:
             with entered(asked):
                 ending = await self.answer(call, asked)
-        except asyncio.CancelledError:
-            ending = Ending(CANCELLED, "the caller has gone")
-            call.end(ending)
-            raise
+        except asyncio.CancelledError as error:
+            if call.cancelled:
+                call.end(Ending(CANCELLED, "the caller has gone"))
+                raise
+            ending = Ending(INTERNAL, text_of(error))  # the user's own: nobody has cancelled this call
         except BaseException as error:  # noqa: BLE001  # the user's: SystemExit must not end the replica either
             ending = Ending(INTERNAL, text_of(error))
         finally:
@@ -540,8 +546,25 @@ def failed(error: BaseException, said: RayServegRPCContext) -> Ending:
         return Ending(error.code, error.details, trailers_of(said))
     for kind, code in CODES.items():
         if isinstance(error, kind):
-            return Ending(code, str(error)[:MOST_DETAILS], trailers_of(said))
+            return Ending(code, str(error)[:MOST_DETAILS], trailers_of(said), rich_of(error, code))
     return Ending(INTERNAL, text_of(error), trailers_of(said))
+
+
+def rich_of(error: BaseException, code: int) -> bytes:
+    """A google.rpc.Status in its bytes, where there is more to say: when to come again, why nobody answers."""
+    from google.protobuf.duration_pb2 import Duration  # noqa: PLC0415  # only where something went wrong
+    from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # noqa: PLC0415
+    from google.rpc.status_pb2 import Status  # noqa: PLC0415
+
+    status = Status(code=code, message=str(error)[:MOST_DETAILS])
+    if isinstance(error, BackPressureError) and error.retry_after_s:
+        nanos = int(error.retry_after_s * 1e9)
+        status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)))
+    elif isinstance(error, DeploymentUnavailableError) and error.reason:
+        status.details.add().Pack(ErrorInfo(reason=error.reason, domain="actorserve"))
+    else:
+        return b""
+    return bytes(status.SerializeToString())
 
 
 def text_of(error: BaseException) -> str:

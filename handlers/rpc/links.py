@@ -5,6 +5,7 @@ What lives here: `EngineLink`, and which exception a handle raises for each way 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from actorserve import errors
@@ -23,20 +24,28 @@ from actorserve.serve.exceptions import (
 )
 
 CANCELLED, UNIMPLEMENTED = 1, 12
-UNAVAILABLE = ("ActorCrashed", "ActorGone", "NoWorkers", "Draining", "NoSuchModel", "Unavailable")
+UNAVAILABLE = {
+    "ActorCrashed": errors.ActorCrashed.reason,
+    "ActorGone": errors.ActorGone.reason,
+    "NoWorkers": errors.NoWorkers.reason,
+    "Draining": errors.Draining.reason,
+    "Unavailable": errors.Unavailable.reason,
+    "NoSuchModel": "NO_SUCH_DEPLOYMENT",
+}
+"""Errors of the server that mean nobody answers, and their reasons in ErrorInfo."""
 
 
 def raised_of(failed: CallFailed) -> Exception:
     """What a handle raises where the server had a call not answered."""
     text = failed.text
     if failed.error == "Overloaded":
-        return BackPressureError(text)
+        return BackPressureError(text, float(failed.extra.get("retry_after_s", 0.0)))
     if failed.error == "Expired":
         return errors.Expired(text)
     if failed.error == "Cancelled":
         return RequestCancelledError(text)
     if failed.error in UNAVAILABLE:
-        return DeploymentUnavailableError(text)
+        return DeploymentUnavailableError(text, UNAVAILABLE[failed.error])
     return ServeError(f"{failed.error}: {text}")
 
 
@@ -91,6 +100,9 @@ class EngineLink:
     def __init__(self, engine: Engine) -> None:
         self.loop = engine.loop
         self._engine = engine
+        self._asked: Counter[str] = Counter()
+        self._held: Sequence[str] | None = None  # None: nothing is multiplexed
+        self._loading: Sequence[str] = ()
 
     def call(self, call: OutCall) -> Answer:
         """Begin a call, at once."""
@@ -111,5 +123,20 @@ class EngineLink:
         )
 
     def hold(self, held: Sequence[str], loading: Sequence[str]) -> None:
-        """Say which models this replica holds and loads. The server prefers it for them."""
-        self._engine.post(wire.note(Kind.MODELS, {"held": list(held), "loading": list(loading)}))
+        """Say which models this replica holds and loads, those that calls in hand are for included."""
+        self._held, self._loading = held, loading
+        coming = dict.fromkeys((*loading, *(model for model in self._asked if model not in held)))
+        said = {"held": list(held), "loading": list(coming), "seen": self._engine.opened}
+        self._engine.post(wire.note(Kind.MODELS, said))
+
+    def begin(self, model: str) -> None:
+        """A call that asks for a model has come."""
+        self._asked[model] += 1
+
+    def end(self, model: str) -> None:
+        """It has ended. Where its model was never loaded, the server hears that it is not coming."""
+        self._asked[model] -= 1
+        if not self._asked[model]:
+            del self._asked[model]
+            if self._held is not None and model not in self._held:
+                self.hold(self._held, self._loading)

@@ -42,15 +42,25 @@ def test_not_for_ever():
 
 
 def test_a_claim():
-    """Who takes the first call for a model has it from then on, also where it says of itself what was true before."""
+    """Who takes a call for a model has it from then on, whatever it says of itself before it has seen the call."""
     affinity = Affinity()
     affinity.hold("one", [], [], 0)
     affinity.hold("two", [], [], 0)
     assert models_of(affinity.choose(queue("a"), 1, "one", 0)) == ["a"]
-    affinity.hold("one", [], [], 0.1)
+    affinity.opened("one", envelope("a"), 7)
+    affinity.hold("one", [], [], 0.1, seen=6)
     assert models_of(affinity.choose(queue("a"), 1, "two", 0.2)) == []
-    affinity.hold("one", [], [], CLAIM_S + 0.1)
-    assert models_of(affinity.choose(queue("a", arrival=CLAIM_S), 1, "two", CLAIM_S + 0.2)) == ["a"]
+    affinity.hold("one", [], [], 0.3, seen=7)
+    assert models_of(affinity.choose(queue("a", arrival=0.3), 1, "two", 0.3)) == ["a"]
+
+
+def test_a_claim_is_forgotten():
+    """A call that never reached its worker does not keep its model from others for ever."""
+    affinity = Affinity()
+    affinity.hold("one", [], [], 0)
+    affinity.choose(queue("a"), 1, "one", 0)
+    affinity.hold("one", [], [], CLAIM_S, seen=9)
+    assert models_of(affinity.choose(queue("a", arrival=CLAIM_S), 1, "two", CLAIM_S)) == ["a"]
 
 
 def test_who_has_gone_holds_nothing():

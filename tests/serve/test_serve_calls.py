@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 import trio
+from google.rpc.error_details_pb2 import RetryInfo
 
 from actorserve import testing
 from actorserve.serve.generated import serve_pb2, serve_pb2_grpc
@@ -57,11 +58,15 @@ class Client:
         error = caught.value
         return error.code().name, error.details(), dict(error.trailing_metadata() or ())
 
+    async def until(self, what, expected):
+        """Ask until that is the answer."""
+        with trio.fail_after(20):
+            while (await self.do(what))[0].greeting != expected:
+                await trio.lowlevel.checkpoint()
+
     async def until_seen(self, expected):
         """Ask until the deployment at the end has begun and cancelled so many calls."""
-        with trio.fail_after(20):
-            while (await self.do("seen"))[0].greeting != expected:
-                await trio.lowlevel.checkpoint()
+        await self.until("seen", expected)
 
 
 @asynccontextmanager
@@ -187,6 +192,37 @@ async def test_multiplexing(tmp_path):
         assert sorted(answer.partition("@")[0] for answer in answers) == sorted(f"m{n % 50}" for n in range(200))
         loads, held = eval((await client.do("loads"))[0].greeting)  # noqa: S307  # a pair of numbers
         assert held <= 5 <= loads
+
+
+async def test_streams_that_nobody_takes():
+    """A stream that is left, in async code, in a thread or by a client's cancel, ends at the other end, too."""
+    async with running() as (_, client):
+        for what in ("forget", "forget_in_thread", "abandon"):
+            await client.do(what)
+            await client.until("streams_open", "0")
+        future = client.call.future(Message(foo="hold"))
+        await client.until("streams_open", "1")
+        future.cancel()
+        await client.until("streams_open", "0")
+
+
+async def test_a_cancel_of_its_own():
+    """A CancelledError that user code raises by itself is its fault, and not the caller's."""
+    async with running() as (_, client):
+        assert (await client.fail("own_cancel"))[:2] == ("INTERNAL", "CancelledError: mine")
+
+
+async def test_a_full_queue_below():
+    """A full queue down the graph is RESOURCE_EXHAUSTED and says when to come again; a death below says its reason."""
+    deployments = {"Leaf": {"max_ongoing_requests": 1, "max_queued_requests": 1}}
+    async with running(deployments=deployments) as (_, client):
+        code, details, trailers = await client.fail("crowd")
+        assert code == "RESOURCE_EXHAUSTED"
+        assert "1 requests are waiting already" in details
+        assert RetryInfo.DESCRIPTOR.full_name.encode() in trailers["grpc-status-details-bin"]
+    async with running() as (_, client):
+        _, _, trailers = await client.fail("let_die")
+        assert b"CRASHED" in trailers["grpc-status-details-bin"]
 
 
 async def test_a_replica_that_dies():

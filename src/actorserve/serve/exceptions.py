@@ -51,11 +51,30 @@ class RequestCancelledError(ServeError):
 
 
 class BackPressureError(ServeError):
-    """The deployment has as many requests waiting as it may have (max_queued_requests): try again later."""
+    """The deployment has as many requests waiting as it may have (max_queued_requests): try again later.
+
+    `retry_after_s`: when, as the server reckons; 0: it cannot tell.
+    """
+
+    def __init__(self, text: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(text, retry_after_s)
+        self.text = text
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class DeploymentUnavailableError(ServeError):
-    """No replica of the deployment can answer, or the one that had the request died."""
+    """No replica of the deployment can answer, or the one that had the request died. `reason`: as in ErrorInfo."""
+
+    def __init__(self, text: str = "", reason: str = "") -> None:
+        super().__init__(text, reason)
+        self.text = text
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class gRPCStatusError(ServeError):  # noqa: N801  # Ray's name

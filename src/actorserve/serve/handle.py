@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Coroutine, Generator, Iterator, Mappi
 from typing import Any, TypeVar
 
 from actorserve.serve.codec import packed_arguments, read_result
-from actorserve.serve.context import PROCESS, Items, Link, OutCall, RequestContext, request
+from actorserve.serve.context import PROCESS, Items, Link, OutCall, RequestContext, Scope, request
 from actorserve.serve.exceptions import RequestCancelledError, ServeError
 
 __all__ = [
@@ -161,9 +161,12 @@ class _Response:
         self._cancelled = False
         self._task = self._start(self._run(args, kwargs))
         if self._asking is not None:
-            scope = self._asking.scope
-            scope.begin(self)
-            self._task.add_done_callback(lambda _task: scope.forget(self))
+            self._belong(self._asking.scope)
+
+    def _belong(self, scope: Scope) -> None:
+        """Be cancelled with the request that began it, until it has ended."""
+        scope.begin(self)
+        self._task.add_done_callback(lambda _task: scope.forget(self))
 
     @property
     def request_id(self) -> str:
@@ -253,7 +256,21 @@ class DeploymentResponseGenerator(_Response):
     def __init__(self, link: Link, handle: DeploymentHandle, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._answer: Items | None = None
         self._taking: asyncio.Future[Any] | None = None
+        self._over = False
         super().__init__(link, handle, args, kwargs)
+
+    def _belong(self, scope: Scope) -> None:
+        """Be cancelled with the request, and at its end, where nobody has taken all of it."""
+        scope.begin(self)
+        scope.at_end(self._drop)
+
+    def _drop(self) -> None:
+        if not self._over:
+            self.cancel()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_over", True) and not self._link.loop.is_closed():
+            self.cancel()  # nobody can take the rest
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -279,6 +296,7 @@ class DeploymentResponseGenerator(_Response):
         self._link.loop.call_soon_threadsafe(self._close)
 
     def _close(self) -> None:
+        self._over = True
         if self._taking is not None:
             self._taking.cancel()
         elif self._answer is not None:
@@ -294,11 +312,17 @@ class DeploymentResponseGenerator(_Response):
         self._taking = asyncio.ensure_future(anext(self._answer, _END))
         try:
             found = await self._taking
-            return found if found is _END else read_result(found)
-        except asyncio.CancelledError:
-            if self._cancelled:
+            if found is not _END:
+                return read_result(found)
+            self._over = True
+        except BaseException as error:
+            self._over = True
+            await self._answer.aclose()
+            if isinstance(error, asyncio.CancelledError) and self._cancelled:
                 raise RequestCancelledError(f"the call of {self._handle!r} was cancelled") from None
             raise
+        else:
+            return _END
         finally:
             self._taking = None
 

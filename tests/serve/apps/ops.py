@@ -16,7 +16,7 @@ Reply = serve_pb2.UserDefinedResponse
 @serve.deployment
 class Leaf:
     def __init__(self):
-        self.sleeping = self.cancelled = 0
+        self.sleeping = self.cancelled = self.streams = 0
         self.models = 0
 
     async def pid(self):
@@ -44,8 +44,19 @@ class Leaf:
         os._exit(3)
 
     async def numbers(self, upto):
-        for number in range(upto):
-            yield number
+        self.streams += 1
+        try:
+            for number in range(upto):
+                yield number
+        finally:
+            self.streams -= 1
+
+    async def open_streams(self):
+        return self.streams
+
+    async def wait_for_ever(self):
+        self.sleeping += 1
+        await asyncio.Event().wait()
 
     def plain_numbers(self, upto):
         yield from range(upto)
@@ -97,8 +108,12 @@ class Front:
         self.told = config["told"]
 
     async def __call__(self, message, grpc_context):
-        found = getattr(self, f"do_{message.foo}")(message, grpc_context)
-        answer = await found if asyncio.iscoroutine(found) else found
+        method = getattr(self, f"do_{message.foo}")
+        if message.foo.endswith("_in_thread"):
+            answer = await asyncio.to_thread(method, message, grpc_context)
+        else:
+            found = method(message, grpc_context)
+            answer = await found if asyncio.iscoroutine(found) else found
         return answer if isinstance(answer, Reply) else Reply(greeting=str(answer), num_x2=2 * message.num)
 
     def Method1(self, message):  # a plain def: it runs in a thread, and may block
@@ -173,6 +188,28 @@ class Front:
                 numbers.cancel()
                 break
         return number
+
+    async def do_forget(self, message, context):
+        async for number in self.leaf.options(stream=True).numbers.remote(1_000_000):
+            if number == 3:
+                break
+        return number
+
+    def do_forget_in_thread(self, message, context):
+        return next(iter(self.leaf.options(stream=True).numbers.remote(1_000_000)))
+
+    async def do_hold(self, message, context):
+        async for _ in self.leaf.options(stream=True).numbers.remote(1_000_000):
+            await asyncio.sleep(60)
+
+    async def do_streams_open(self, message, context):
+        return await self.leaf.open_streams.remote()
+
+    async def do_own_cancel(self, message, context):
+        raise asyncio.CancelledError("mine")
+
+    async def do_crowd(self, message, context):
+        await asyncio.gather(*(self.leaf.wait_for_ever.remote() for _ in range(4)))
 
     async def do_ids(self, message, context):
         mine = serve.get_multiplexed_model_id()
