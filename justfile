@@ -60,3 +60,7 @@ campaign:
 # kill a worker every two seconds under load for a minute (docs/performance.md)
 chaos *args:
     {{ python }} benchmarks/chaos.py {{ args }}
+
+# ask a real TorchServe 0.12.0 and us the same, and compare; needs Java (Debian: openjdk-17-jre-headless)
+diff-torchserve *args="--live":
+    {{ python }} tests/diff_torchserve/run.py {{ args }}

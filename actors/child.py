@@ -31,7 +31,7 @@ ALIVE = frozenset((State.LOADING, State.READY, State.RESTARTING))
 class Child:
     """See the module's docstring. `on_change` is called after each change of `state`.
 
-    `turn`: held while a worker is being replaced; shared by the replicas of a model.
+    `turn`: held while a worker is being replaced; shared by the replicas of a model. `gate`: as for an incarnation.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Child:
         stable_after_s: float,
         on_change: Callable[[], None],
         turn: trio.Lock,
+        gate: trio.Event | None = None,
     ) -> None:
         self.spec = spec
         self.state = State.LOADING
@@ -61,7 +62,7 @@ class Child:
         self._started_at = time.time()
         self._log = log.bind(model=spec.model.key, worker=spec.index)
         self._succession = Succession(
-            lambda ready, worn: Incarnation(self.spec, mailbox, settings, ready, worn),
+            lambda ready, worn: Incarnation(self.spec, mailbox, settings, ready, worn, gate=gate),
             on_ready=self._on_ready,
             on_end=self._on_end,
             may_replace=lambda: not self._is_stopping,

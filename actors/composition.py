@@ -18,6 +18,7 @@ from actorserve.actors.exchange import Exchange
 from actorserve.actors.in_hand import LONGEST_S
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import Call, Initial
+from actorserve.actors.reply import fail_quietly
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, Data, Frame, Kind
 from actorserve.errors import ActorserveError, Expired, Overloaded
 
@@ -89,6 +90,11 @@ class Composition:
                 self._write(_failed(id, Expired("the deadline passed")))
         except ActorserveError as error:
             self._write(_failed(id, error))
+        except ExceptionGroup as group:  # what the call ended with, beside a cancel
+            cause = _only(group)
+            if not isinstance(cause, ActorserveError):
+                raise
+            self._write(_failed(id, cause))
         finally:
             del self._open[id]
 
@@ -128,7 +134,12 @@ class Composition:
             if data is None:
                 exchange.end()
                 return
-            if not await exchange.send(data):
+            try:
+                if not await exchange.send(data):
+                    return
+            except ActorserveError as error:  # too large: `_pass_back` tells it
+                exchange.abandon()
+                fail_quietly(exchange, error)
                 return
             self._write(wire_calls.credit(Kind.REPLY_CREDIT, id, 1, len(data)))
 

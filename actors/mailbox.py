@@ -36,7 +36,7 @@ Lane = Line[Envelope] | Turns[Envelope]
 
 
 class Mailbox:
-    """See the module's docstring. `limit`: how many may wait."""
+    """See the module's docstring. `limit`: how many may wait. `tickets`: only as many as replicas are idle."""
 
     def __init__(
         self,
@@ -47,32 +47,39 @@ class Mailbox:
         max_delay_s: float,
         max_sequences: int = 100,
         claims: Claims = NO_CLAIMS,
+        tickets: bool = False,
     ) -> None:
         self.name = name
-        self.limit = limit
-        self.batch_size = batch_size
-        self.max_delay_s = max_delay_s
-        self.max_weight = claims.max_weight
         self.seats = Seats(name, max_sequences)
         self.capabilities: Capabilities | None = None
         self.closed = False
         self.refusal: Callable[[], ActorserveError] | None = None
         self.asked = 0  # how often, refusals not counted
         self.on_ask: Callable[[], None] | None = None  # called after each ask, where nobody takes as yet
+        self._numbers = count()
+        self._tickets = tickets
+        self._lay_out(limit, batch_size, max_delay_s, claims)
+        self.idle = Waiters()  # replicas with nothing in hand
+        self.busy = Waiters()  # replicas with one batch in hand, which may take a full one ahead of time
+        self.roomy = Waiters()  # replicas that may open streams
+        self.affinity: Affinity[Signal] = Affinity()  # where deployments multiplex models
+        self._drained = DrainRate()
+        self._emptied = trio.Event()
+
+    def _lay_out(self, limit: int, batch_size: int, max_delay_s: float, claims: Claims) -> None:
+        """Take rules, and have empty lanes that go by them."""
+        self.limit = limit
+        self.batch_size = batch_size
+        self.max_delay_s = max_delay_s
+        self.max_weight = claims.max_weight
         self._claims = None if claims == NO_CLAIMS else claims
+        self._first = next(self._numbers)  # of those who came under these rules
         self.batch_lane: Lane = Line(claims.max_weight)
         self.stream_lane: Lane = Line()
         if claims.tenant_key:
             self.batch_lane = Turns(batch_size, claims.max_weight)
             self.stream_lane = Turns(batch_size)
-        self._lanes = self._lanes_for(None)
-        self.idle = Waiters()  # replicas with nothing in hand
-        self.busy = Waiters()  # replicas with one batch in hand, which may take a full one ahead of time
-        self.roomy = Waiters()  # replicas that may open streams
-        self.affinity: Affinity[Signal] = Affinity()  # where deployments multiplex models
-        self._numbers = count()
-        self._drained = DrainRate()
-        self._emptied = trio.Event()
+        self._lanes = self._lanes_for(self.capabilities)
 
     @property
     def waiting(self) -> int:
@@ -104,6 +111,8 @@ class Mailbox:
         now = trio.current_time()
         plain = self._claims is None and PRIORITY not in message.metadata
         waiting = self.batch_lane.count + self.stream_lane.count
+        if self._tickets and waiting >= len(self.idle):
+            raise Overloaded(self.name, 0, self._drained.retry_after(waiting + 1, now))
         if plain and waiting < self.limit:
             reply = Reply() if isinstance(message, Infer) else self._reply_to(message)
             envelope = Envelope(message, reply, deadline, now, next(self._numbers))
@@ -218,14 +227,30 @@ class Mailbox:
             return
         self.capabilities = capabilities
         self._lanes = self._lanes_for(capabilities)
-        queued = sorted((*self.batch_lane.clear(), *self.stream_lane.clear()), key=number)
-        for envelope in queued:
+        self._sort(self._clear())
+
+    def _clear(self) -> list[Envelope]:
+        return sorted((*self.batch_lane.clear(), *self.stream_lane.clear()), key=number)
+
+    def _sort(self, queued: Iterable[Envelope]) -> None:
+        """Put what was queued into the lanes that there are now, in the order of arrival."""
+        for envelope in map(self._fitted, queued):
             lane = self._lanes.get(type(envelope.message))
             if lane is None:
                 fail_quietly(envelope.reply, self._misfit(envelope.message))
             else:
                 lane.push(envelope)
         self._note_emptied()
+
+    def _fitted(self, envelope: Envelope) -> Envelope:
+        """One that came under other rules with what these ask of it; they do not refuse what those let in."""
+        if envelope.number >= self._first or self._claims is None:
+            return envelope
+        fitted = Claimed(envelope.message, envelope.reply, envelope.deadline, envelope.arrival, envelope.number)
+        fitted.priority, fitted.charge = envelope.priority, 0
+        fitted.tenant, fitted.weight = self._claims.read_leniently(envelope.message)
+        envelope.reply.on_abandon = lambda: self._discard(fitted)
+        return fitted
 
     def take(self, lane: Lane, count: int) -> list[Envelope]:
         """Take up to `count` of those who are next; whose deadline has passed ends here and costs nothing."""
@@ -272,6 +297,7 @@ class Mailbox:
             if lane is None:
                 fail_quietly(envelope.reply, self._misfit(envelope.message))
                 continue
+            envelope = self._fitted(envelope)  # noqa: PLW2901  # the same request
             envelope.reply.on_abandon = lambda envelope=envelope: self._discard(envelope)
             lane.restore(envelope)
         self.wake_next()
@@ -290,6 +316,17 @@ class Mailbox:
             self.roomy.wake()
 
     # --- its owner -------------------------------------------------------------------------
+
+    def change(
+        self, *, limit: int, batch_size: int, max_delay_s: float, max_sequences: int, claims: Claims, tickets: bool
+    ) -> None:
+        """Go by other rules from now on. What is queued keeps its place, and nothing of it is refused."""
+        queued = self._clear()
+        self.seats.limit = max_sequences
+        self._tickets = tickets
+        self._lay_out(limit, batch_size, max_delay_s, claims)
+        self._sort(queued)
+        self.wake_all()
 
     def close(self, refusal: Callable[[], ActorserveError]) -> None:
         """Shut the door: `ask` raises `refusal()`, what is queued is still answered."""

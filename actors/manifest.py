@@ -206,7 +206,7 @@ SERVER_KEYS: dict[str, tuple[str, float, float]] = {
 """Their names in `[models.NAME]`, the least that counts, and what divides them."""
 FIXED = ("response_timeout_s", "startup_timeout_s")
 WITHOUT_EFFECT = ("parallelType", "parallelLevel", "torchrun", "maxRetryTimeoutInSec", "clientTimeoutInMills",
-                  "useJobTicket", "sequenceTimeoutMSec", "maxSequenceJobQueueSize", "useVenv")  # fmt: skip
+                  "sequenceTimeoutMSec", "maxSequenceJobQueueSize", "useVenv")  # fmt: skip
 
 
 def settle(yaml: Mapping[str, Any], devices: Collection[str] = ()) -> Settings:
@@ -225,6 +225,10 @@ def settle(yaml: Mapping[str, Any], devices: Collection[str] = ()) -> Settings:
         fixed["workers"] = {"min": fewest, "max": most}
     elif {"minWorkers", "maxWorkers"} & yaml.keys():
         ignored.append("minWorkers and maxWorkers count together, as whole numbers with 0 < minWorkers <= maxWorkers")
+    if type(yaml.get("useJobTicket")) is bool:
+        content["job_tickets"] = yaml["useJobTicket"]
+    elif "useJobTicket" in yaml:
+        ignored.append(f"useJobTicket = {yaml['useJobTicket']!r:.40} is neither true nor false")
     device, wrong = _device(yaml, devices)
     if device is not None:
         content["device"] = device

@@ -192,6 +192,7 @@ class ModelSpec:
     max_batch_weight: int = 0
     tenant_key: str = ""
     queue_size: int = 100
+    job_tickets: bool = False
     startup_timeout_s: float = 120.0
     response_timeout_s: float = 120.0
     max_restarts: int = 5
@@ -328,6 +329,13 @@ class Spawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Replace:
+    """Roll a model version out anew. The reply is given when its new workers have taken over; failed, the old stay."""
+
+    model: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Scale:
     """Set how many workers a model version has. The reply is given when they are READY.
 
@@ -401,7 +409,10 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """One model version as it is now. `stateful`: its handler has sequences, as far as a READY replica has told."""
+    """One model version as it is now. `stateful`: its handler has sequences, as far as a READY replica has told.
+
+    `rollout`: how its rollout fares: under way, or why the last one failed.
+    """
 
     spec: ModelSpec
     is_default: bool
@@ -409,6 +420,7 @@ class ModelView:
     waiting: int
     replicas: tuple[ReplicaView, ...]
     stateful: bool = False
+    rollout: str = ""
 
 
 @dataclass(frozen=True, slots=True)

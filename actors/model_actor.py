@@ -73,7 +73,10 @@ class ActorSettings:
 
 
 class Incarnation:
-    """See the module's docstring. `run` once. `on_worn` is called when it should be replaced."""
+    """See the module's docstring. `run` once. `on_worn` is called when it should be replaced.
+
+    `gate`: once READY it touches the mailbox only when that is set (rollout.py); None: at once.
+    """
 
     def __init__(
         self,
@@ -82,8 +85,12 @@ class Incarnation:
         settings: ActorSettings,
         on_ready: Callable[[float], None],
         on_worn: Callable[[], None],
+        *,
+        gate: trio.Event | None = None,
     ) -> None:
         self.spec = spec
+        self._gate = gate
+        self._able = Capabilities(infer=False, generate=False)  # until its worker says what it can do
         self._wear = Wear(spec.model, settings.measure, on_worn)
         self.ready_at: float | None = None
         self.pid: int | None = None
@@ -105,7 +112,7 @@ class Incarnation:
         self._in_hand: InHand | None = None
         self._composition: Composition | None = None
         self._controls: Controls | None = None
-        self._checks_health = False
+        self._checks_health = self._multiplexes = False
         self._settled = trio.Event()  # READY, or ended
         self._log = log.bind(model=spec.model.key, worker=spec.index)
 
@@ -218,6 +225,12 @@ class Incarnation:
             await self._load(worker)
             nursery.start_soon(self._watch, worker, in_hand)
             nursery.start_soon(self._wear.weigh, self.pid)
+            if self._gate is not None and not self._gate.is_set():
+                await self._gate.wait()
+            if not self._draining:
+                self._mailbox.learn(self._able)
+                if self._multiplexes:
+                    self._mailbox.affinity.hold(self._signal, (), (), trio.current_time())
             self._settled.set()
             if self._checks_health and self.spec.model.health_check_period_s:
                 nursery.start_soon(self._check_health, worker, self._controls)
@@ -327,10 +340,9 @@ class Incarnation:
 
     def _hear_ready(self, said: dict[str, Any]) -> None:
         able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences", "calls"))
-        self._mailbox.learn(Capabilities(*able))
+        self._able = Capabilities(*able)
         self._checks_health = bool(said.get("checks_health"))
-        if said.get("multiplexes"):
-            self._mailbox.affinity.hold(self._signal, (), (), trio.current_time())
+        self._multiplexes = bool(said.get("multiplexes"))
         self._loaded.set()
 
     def _hear_of_calls(self, frame: Frame) -> None:

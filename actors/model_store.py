@@ -214,9 +214,18 @@ def _without(content: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any
 
 
 def of_config(
-    name: str, model: config.Model, *, folder: Path, unpacking: Unpacking, defaults: FindDefaults = no_defaults
+    name: str,
+    model: config.Model,
+    *,
+    folder: Path,
+    unpacking: Unpacking,
+    defaults: FindDefaults = no_defaults,
+    store: Path | None = None,
 ) -> ModelSpec:
-    """The ModelSpec of a model of the config file; ConfigError. `folder` is what a relative `source` means. Blocks."""
+    """The ModelSpec of a model of the config file; ConfigError. `folder` is what a relative `source` means. Blocks.
+
+    `store`: what is inside of it has the URL that RegisterModel would know it by.
+    """
     if model.source is None:
         found = _without(defaults(name, model.version), FOR_TORCHSERVE)
         if found:
@@ -237,7 +246,13 @@ def of_config(
         )
     version = model.version if "version" in model.model_fields_set else described.content.get("version", model.version)
     closest = defaults(name, str(version))
-    return spec_of(name, model, folder=folder, described=described, defaults=closest, loaded_at_startup=True)
+    url = _url_of(source, model.source, store) if described.package is not None else ""
+    return spec_of(name, model, folder=folder, url=url, described=described, defaults=closest, loaded_at_startup=True)
+
+
+def _url_of(source: Path, written: Path, store: Path | None) -> str:
+    root = None if store is None else store.resolve()
+    return str(written if root is None or root not in source.parents else source.relative_to(root))
 
 
 def spec_of(
@@ -257,7 +272,6 @@ def spec_of(
     model_dir = folder
     if described is not None:
         model_dir = described.path
-        url = url or (str(model.source) if described.package is not None else "")
         model = _with_its_folder(model, described, defaults)
     if not model.handler:
         raise ConfigError("handler", f"is missing, and {model_dir / FILE} does not name one")
@@ -281,6 +295,7 @@ def spec_of(
         max_batch_weight=model.max_batch_weight,
         tenant_key=model.tenant_key,
         queue_size=model.queue_size,
+        job_tickets=model.job_tickets,
         startup_timeout_s=model.startup_timeout_s,
         response_timeout_s=model.response_timeout_s,
         max_sequences=model.max_sequences,

@@ -10,15 +10,15 @@ start (`begin`), by registry_rules.py. What must not live here: SQL (registry.py
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
 import trio
 
 from actorserve.actors import registry as jobs
-from actorserve.actors.messages import ModelSpec, Scale, SetDefault, Spawn, Stop
+from actorserve.actors.messages import ModelSpec, Replace, Scale, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, Row, RowState, read_spec, to_spawn, write_spec
 from actorserve.actors.reply import Reply, fail_quietly
@@ -35,6 +35,13 @@ class Answer:
     def __init__(self) -> None:
         self.accepted: Reply[None] = Reply()
         self.done: Reply[None] = Reply()
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A change that config.toml asks for. `text`: that of its entry; None where it has no entry any more."""
+
+    text: str | None
 
 
 class Turn:
@@ -66,6 +73,8 @@ class Registrar:
         self._on_kept = on_kept
         self.dropped: list[ModelSpec] = []
         self._last: dict[str, Turn] = {}
+        self._rollouts: dict[int, Unsettled] = {}  # by the row's id
+        self._waited_for: dict[tuple[str, str], Reply[None]] = {}  # registrations that are undone if they fail
         self._open = 0
         self._nursery: trio.Nursery | None = None
 
@@ -88,49 +97,79 @@ class Registrar:
             task_status.started()
             await trio.sleep_forever()
 
-    def ask(self, message: Change) -> Answer:
-        """Ask for a change. Overloaded when 1,000 are under way."""
+    def ask(self, message: Change, said: Said | None = None) -> Answer:
+        """Ask for a change. Overloaded when 1,000 are under way. `said`: by config.toml; None: by the API."""
         if self._open >= AT_ONCE:
             raise Overloaded("registrar", AT_ONCE, 1.0)
         answer = Answer()
         self._open += 1
         assert self._nursery is not None  # noqa: S101  # narrows the type: run() has set it
-        name = message.model.name if isinstance(message, Spawn) else message.name
-        self._nursery.start_soon(self._carry_out, message, name, self._queue(name), answer)
+        asked = Asked(message, said, self._queue(_name(message)))
+        self._nursery.start_soon(self._carry_out, asked, answer)
         return answer
 
-    async def _carry_out(self, message: Change, name: str, turn: Turn, answer: Answer) -> None:
+    async def wait_settled(self, name: str, version: str) -> None:
+        """Wait until a registration of this version that is under way is kept, or undone."""
+        while (done := self._waited_for.get((name, version))) is not None:
+            with suppress(ActorserveError):
+                await done.wait()
+
+    async def _carry_out(self, asked: Asked, answer: Answer) -> None:
         try:
-            await self._change(message, name, turn, answer)
-            answer.done.set(None)
-        except ActorserveError as error:
-            fail_quietly(answer.accepted, error)
-            answer.done.fail(error)
+            await self._change(asked, answer)
+            error = None
+        except ActorserveError as wrong:
+            error = wrong
         finally:
             self._open -= 1
+            self._waited_for = {key: done for key, done in self._waited_for.items() if done is not answer.done}
+        if error is None:
+            answer.done.set(None)
+        else:
+            fail_quietly(answer.accepted, error)
+            answer.done.fail(error)
 
-    async def _change(self, message: Change, name: str, turn: Turn, answer: Answer) -> None:
+    async def _change(self, asked: Asked, answer: Answer) -> None:
+        message, name = asked.message, asked.name
         try:
-            async with self._turn(name, turn):
+            async with self._turn(name, asked.turn):
                 version = self._supervisor.check(message)
-                number, reply = await self._begin(message, name, version)
+                intent, reply = await self._begin(asked, version)
+                if asked.is_undone_on_failure:
+                    self._waited_for[name, version] = answer.done
         except ActorserveError:
-            if isinstance(message, Spawn):
+            if isinstance(message, Spawn | Replace):
                 await self._on_refused(message.model)
             raise
         if isinstance(message, Spawn):
             self._on_kept(message.model)
         answer.accepted.set(None)
+        error: ActorserveError | None = None
         try:
             await reply.wait()
-        except ActorserveError:
-            if isinstance(message, Spawn) and message.unregister_on_failure:
-                await self._settle(name, number, RowState.REMOVED)
-            raise
-        if isinstance(message, Spawn) and message.unregister_on_failure:
-            await self._finish(message, number)
-        elif isinstance(message, Stop):
-            await self._settle(name, number, RowState.REMOVED)
+        except ActorserveError as wrong:
+            error = wrong
+        await self._over(asked, intent, failed=error is not None)
+        if error is not None:
+            raise error
+
+    async def _over(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
+        """Commit what a change has come to, where its intent did not say all."""
+        message, name = asked.message, asked.name
+        match message:
+            case Replace():
+                await self._end_rollout(asked, intent, failed=failed)
+            case Stop() if not failed:
+                await self._settle(name, intent.number, RowState.REMOVED)
+            case Spawn(unregister_on_failure=True) if not failed:
+                await self._finish(message, intent.number)
+            case Spawn(unregister_on_failure=True) if asked.said is not None:
+                async with self._turn(name, self._queue(name)):
+                    await self._registry.run(partial(jobs.take_back, number=intent.number, before=None))
+            case Spawn(unregister_on_failure=True):
+                await self._settle(name, intent.number, RowState.REMOVED)
+            case _:
+                pass
 
     def _queue(self, name: str) -> Turn:
         """Join the queue of a model's changes, at its end."""
@@ -150,23 +189,29 @@ class Registrar:
             if self._last.get(name) is turn:
                 del self._last[name]
 
-    async def _begin(self, message: Change, name: str, version: str) -> tuple[int, Reply[None]]:
-        """Commit the intent and have the supervisor begin; the row's id. Refused after all: it is taken back."""
+    async def _begin(self, asked: Asked, version: str) -> tuple[jobs.Intent, Reply[None]]:
+        """Commit the intent and have the supervisor begin. Refused after all: it is taken back."""
+        message, name = asked.message, asked.name
         job = partial(
             jobs.intend,
             name=name,
             version=version,
-            become=partial(_intended, message),
+            become=partial(_intended, message, asked.said),
             choose=isinstance(message, SetDefault),
         )
         intent = await self._registry.run(job)
-        if not isinstance(message, Spawn):
+        if not isinstance(message, Spawn | Replace):
             message = replace(message, version=version)
         try:
-            return intent.number, await self._supervisor.carry_out(message)
+            reply = await self._supervisor.carry_out(message)
         except ActorserveError:
             await self._registry.run(partial(jobs.restore, name=name, rows=intent.before, default=intent.chosen))
             raise
+        if isinstance(message, Replace):
+            known = self._rollouts.get(intent.number)
+            before = known.before if known else next(row for row in intent.before if row.version == version)
+            self._rollouts[intent.number] = Unsettled(before, asked)
+        return intent, reply
 
     async def _finish(self, message: Spawn, number: int) -> None:
         """Commit that a model whose replicas are READY is registered; where that fails, it is not."""
@@ -177,24 +222,75 @@ class Registrar:
             await (await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))).wait()
             raise
 
+    async def _end_rollout(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
+        """Commit how it ended. What a failed one goes back to is what the last that did not fail has left."""
+        async with self._turn(asked.name, self._queue(asked.name)):
+            unsettled = self._rollouts.get(intent.number)
+            if unsettled is None:  # one that followed has ended before
+                return
+            if unsettled.latest is asked:
+                del self._rollouts[intent.number]
+                if failed:
+                    await self._registry.run(partial(jobs.take_back, number=intent.number, before=unsettled.before))
+            elif not failed:
+                unsettled.before = intent.after
+
     async def _settle(self, name: str, number: int, state: RowState) -> None:
         async with self._turn(name, self._queue(name)):
             await self._registry.run(partial(jobs.settle, number=number, state=state))
 
 
-def _intended(message: Change, row: Row | None) -> Row:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A change in its turn."""
+
+    message: Change
+    said: Said | None
+    turn: Turn
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return _name(self.message)
+
+    @property
+    def is_undone_on_failure(self) -> bool:
+        """Whether a model that cannot be loaded is not registered."""
+        return isinstance(self.message, Spawn) and self.message.unregister_on_failure
+
+
+@dataclass(slots=True)
+class Unsettled:
+    """A row whose rollout is under way: what it goes back to if that fails, and the latest change of it."""
+
+    before: Row
+    latest: Asked
+
+
+def _name(message: Change) -> str:
+    return message.model.name if isinstance(message, Spawn | Replace) else message.name
+
+
+def _intended(message: Change, said: Said | None, row: Row | None) -> Row:
     """The row that says what is to be."""
+    if isinstance(message, Spawn | Replace) and said is not None:
+        lives = row is not None and row.state is RowState.REGISTERED
+        return Row(row.id if row and lives else 0, message.model.name, message.model.version, text=said.text)
     if isinstance(message, Spawn):
         spec = message.model
         # nobody is told of one that is waited for until it is READY; of the others they are now
         state = RowState.PENDING if message.unregister_on_failure else RowState.REGISTERED
         return Row(0, spec.name, spec.version, state, write_spec(spec), row.text if row else None)
+    if isinstance(message, Replace):
+        if row is None:
+            raise NoSuchModel(message.model.name, message.model.version)
+        return replace(row, spec=write_spec(message.model), workers=None)
     if row is None:
         raise NoSuchModel(message.name, message.version)
     match message:
         case Scale(workers_min=least, workers_max=most):
             return replace(row, workers=(least, most))
         case Stop():
-            return replace(row, state=RowState.LEAVING)
+            return replace(row, state=RowState.LEAVING, text=row.text if said is None else said.text)
         case SetDefault():
             return row

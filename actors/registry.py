@@ -15,13 +15,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
-from actorserve.actors.registry_rules import Entry, Plan, Row, RowState, plan
+from actorserve.actors.registry_rules import Entry, Plan, Row, RowState, moved_defaults, plan
 from actorserve.errors import StartFailed, StateFailed
 
 T = TypeVar("T")
@@ -222,9 +222,12 @@ def set_default(connection: sqlite3.Connection, name: str, version: str) -> None
 
 def start(connection: sqlite3.Connection, entries: Mapping[str, Entry]) -> tuple[Plan, list[Row], dict[str, str]]:
     """Decide and write what a start makes of the rows; then the rows as they are, and the chosen versions."""
-    planned = plan(rows_of(connection), entries)
+    rows = rows_of(connection)
+    planned = plan(rows, entries)
     for row in planned.write:
         write(connection, row)
+    for name, version in moved_defaults(rows, planned, defaults_of(connection)).items():
+        set_default(connection, name, version)
     delete(connection, planned.delete)
     return planned, rows_of(connection), defaults_of(connection)
 
@@ -241,9 +244,10 @@ def restore(connection: sqlite3.Connection, name: str, rows: Iterable[Row], defa
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What was committed: the row's id; and the model's rows and chosen version from before, for `restore`."""
+    """What was committed: the row's id, the row; and the model's rows and chosen version from before, for `restore`."""
 
     number: int
+    after: Row
     before: list[Row]
     chosen: str | None
 
@@ -254,11 +258,32 @@ def intend(
     """Write what a change makes of a row (None: there is none yet); `choose` its version as the default."""
     before = rows_of(connection, name)
     chosen = defaults_of(connection).get(name)
-    number = write(connection, become(next((row for row in before if row.version == version), None)))
+    after = become(next((row for row in before if row.version == version), None))
+    number = write(connection, after)
     if choose:
         set_default(connection, name, version)
     delete(connection, ())
-    return Intent(number, before, chosen)
+    return Intent(number, replace(after, id=number), before, chosen)
+
+
+def forget(connection: sqlite3.Connection, name: str, version: str) -> None:
+    """Write that a version has no entry in config.toml any more; one that was away because of the API goes."""
+    connection.execute("UPDATE models SET text = NULL WHERE name = ? AND version = ?", (name, version))
+    connection.execute("DELETE FROM models WHERE name = ? AND version = ? AND state = 'removed'", (name, version))
+
+
+def take_back(connection: sqlite3.Connection, number: int, before: Row | None) -> None:
+    """Put the row of a change that has failed back as it was, but for workers that were set meanwhile.
+
+    Without effect where another registration has taken its place, or where its unregistration has begun.
+    """
+    row = next((row for row in rows_of(connection) if row.id == number), None)
+    if row is None or row.state is not RowState.REGISTERED:
+        return
+    if before is None:
+        delete(connection, [number])
+    else:
+        write(connection, replace(before, workers=row.workers or before.workers))
 
 
 def settle(connection: sqlite3.Connection, number: int, state: RowState) -> None:

@@ -83,13 +83,16 @@ def settled(row: Row) -> Row | None:
             return replace(row, state=RowState.REMOVED, spec=None, workers=None)
 
 
-def plan(rows: Iterable[Row], entries: Mapping[str, Entry]) -> Plan:
-    """What to do at a start, from the rows as they are and config.toml's entries by model name."""
+def plan(rows: Iterable[Row], entries: Mapping[str, Entry], *, running: bool = False) -> Plan:
+    """What to do at a start, from the rows as they are and config.toml's entries by model name.
+
+    `running`: at a reload, so that what is not finished is under way.
+    """
     before = {(row.name, row.version): row for row in rows}
     after: dict[tuple[str, str], Row] = {}
     changes: list[str] = []
     for key, row in before.items():
-        kept = _without_entry(row, entries)
+        kept = _without_entry(row if running else settled(row), entries)
         if kept is not None:
             after[key] = kept
         if kept is None or kept.state is not row.state:
@@ -111,9 +114,8 @@ def plan(rows: Iterable[Row], entries: Mapping[str, Entry]) -> Plan:
     )
 
 
-def _without_entry(row: Row, entries: Mapping[str, Entry]) -> Row | None:
-    """A row at a start, before entries that have changed are applied: one whose entry is gone is the API's or goes."""
-    kept = settled(row)
+def _without_entry(kept: Row | None, entries: Mapping[str, Entry]) -> Row | None:
+    """A row before entries that have changed are applied: one whose entry is gone is the API's or goes."""
     if kept is None or kept.text is None:
         return kept
     entry = entries.get(kept.name)
@@ -126,6 +128,19 @@ def default_of(rows: Iterable[Row], chosen: str | None) -> str | None:
     """The default version among the registered rows of one model: the chosen one, else the first registered."""
     versions = [row.version for row in sorted(rows, key=lambda row: row.id) if row.state is RowState.REGISTERED]
     return chosen if chosen in versions else versions[0] if versions else None
+
+
+def moved_defaults(rows: Iterable[Row], planned: Plan, chosen: Mapping[str, str]) -> dict[str, str]:
+    """The defaults that a start has to choose: of entries with another version now, whose old one was the default."""
+    rows = list(rows)
+    found = {}
+    for new in planned.write:
+        own = [row for row in rows if row.name == new.name]
+        old = next((row for row in own if row.version == default_of(own, chosen.get(new.name))), None)
+        left = {row.id: row for row in own if row.id not in planned.delete} | {new.id: new}
+        if new.text is not None and old is not None and old.is_config and old.id in planned.delete and len(left) > 1:
+            found[new.name] = new.version
+    return found
 
 
 def to_spawn(rows: Iterable[Row], entries: Mapping[str, Entry], chosen: Mapping[str, str]) -> list[ModelSpec]:

@@ -5,7 +5,7 @@
       |    |- #0  #1    children           (child.py: incarnations, restarts)
       |- digits/1.0
 
-It is asked by messages (Spawn, Scale, Stop, SetDefault, Update, Observe); each answer is a Reply that any number may
+It is asked by messages (Spawn, Replace, Update, Scale, Stop, SetDefault, Observe); each answer is a Reply that any may
 await. Its loop never awaits one: a client's cancel or deadline ends the answer, never the change (design §8). An error
 of the supervisor itself is not turned into anything: it ends the server.
 Over 250 lines: every message has its answer here, so that the tree is read in one place.
@@ -30,6 +30,7 @@ from actorserve.actors.messages import (
     ModelSpec,
     Observe,
     Placement,
+    Replace,
     Scale,
     SetDefault,
     Spawn,
@@ -41,6 +42,7 @@ from actorserve.actors.messages import (
 from actorserve.actors.model import Model
 from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.reply import Reply
+from actorserve.actors.rollout import Rollout, count_for, needs_workers
 from actorserve.errors import (
     ActorserveError,
     AlreadyRegistered,
@@ -56,7 +58,7 @@ from actorserve.errors import (
 INBOX = 1000
 
 log = structlog.get_logger("actorserve.supervisor")
-Change = Spawn | Scale | Stop | SetDefault
+Change = Spawn | Replace | Scale | Stop | SetDefault
 Request = Change | Update | Observe
 
 
@@ -127,10 +129,20 @@ class Supervisor:
                 if (spec.name, spec.version) in self._models:
                     raise AlreadyRegistered(f"model {spec.name} version {spec.version} is registered already")
                 return self._settled(spec).version
+            case Replace(model=spec):
+                self._find(spec.name, spec.version)
+                return self._settled(spec).version
             case Stop():
                 return self._stoppable(message).spec.version
             case Scale() | SetDefault():
                 return self._find(message.name, message.version).spec.version
+
+    def note_failed_rollout(self, name: str, version: str, why: str) -> None:
+        """Have the tree say of a version why what was to take its place could not."""
+        model = self._models.get((name, version))
+        if model is not None:
+            model.rollout_failure = why
+            self._on_change()
 
     def observe(self) -> Tree:
         """The tree now, for those in the same task tree; others ask with Observe."""
@@ -153,9 +165,16 @@ class Supervisor:
                 try:
                     self._handle(message, reply)
                 except ActorserveError as error:
-                    if isinstance(message, Spawn) and self._on_gone is not None:
-                        nursery.start_soon(self._on_gone, message.model)
+                    if isinstance(message, Spawn | Replace):
+                        nursery.start_soon(self._refused, message)
                     reply.fail(error)
+
+    async def _refused(self, message: Spawn | Replace) -> None:
+        """Nobody runs by its spec, unless it is a change of one that does."""
+        spec = message.model
+        running = self._models.get((spec.name, spec.version)) if isinstance(message, Replace) else None
+        if self._on_gone is not None and (running is None or running.spec.model_dir != spec.model_dir):
+            await self._on_gone(spec)
 
     def _handle(self, message: Request, reply: Reply[Any]) -> None:
         if self._draining and not isinstance(message, Observe):
@@ -163,6 +182,8 @@ class Supervisor:
         match message:
             case Spawn():
                 self._spawn(message, reply)
+            case Replace():
+                self._replace(message, reply)
             case Scale():
                 self._scale(message, reply)
             case Stop():
@@ -199,7 +220,8 @@ class Supervisor:
     def _settled(self, spec: ModelSpec) -> ModelSpec:
         """The spec with its number of threads; LoadFailed where it names a device that does not exist."""
         try:
-            return self._ledger.settle_threads(spec, (model.spec for model in self._models.values()))
+            others = (model.spec for key, model in self._models.items() if key != (spec.name, spec.version))
+            return self._ledger.settle_threads(spec, others)
         except ConfigError as error:
             raise LoadFailed(str(error)) from None
 
@@ -210,50 +232,55 @@ class Supervisor:
     def _grow(self, model: Model, count: int) -> list[Child]:
         """Start children until `count` are alive."""
         started = []
-        index = 0
-        while sum(child.is_alive for child in model.children.values()) < count:
-            while index in model.children:
-                index += 1
-            child = model.children[index] = self._child(model, index)
+        while model.alive < count:
+            child = self._child(model, model.spec)
+            model.children[child.spec.index] = child
             started.append(child)
             self._start_soon(self._run_child, model, child)
         return started
 
-    def _child(self, model: Model, index: int) -> Child:
+    def _child(self, model: Model, spec: ModelSpec, rollout: Rollout | None = None) -> Child:
         def changed() -> None:
             model.refresh()
             self._on_change()
+            if rollout is not None:
+                rollout.news.set()
 
         return Child(
-            ChildSpec(model.spec, index, self._place(model), restart=model.spec.restart, grace_s=self._grace_s),
+            ChildSpec(spec, model.free_index(), self._place(spec), restart=spec.restart, grace_s=self._grace_s),
             model.mailbox,
             self._settings,
             stable_after_s=self._stable_after_s,
             on_change=changed,
             turn=model.turn,
+            gate=None if rollout is None else rollout.gate,
         )
 
-    def _place(self, model: Model) -> Placement:
-        children = [child for one in (*self._models.values(), *self._leaving) for child in one.children.values()]
+    def _place(self, spec: ModelSpec) -> Placement:
+        children = [child for one in (*self._models.values(), *self._leaving) for child in one.everyone()]
         loading = [child.spec.placement for child in children if child.state is not State.READY]
-        return self._ledger.assign(model.spec.key, model.spec.devices, loading)
+        return self._ledger.assign(spec.key, spec.devices, loading)
 
     async def _run_child(self, model: Model, child: Child) -> None:
         await child.run()
         self._ledger.release(child.spec.placement)
         if child.state is not State.FAILED and model.children.get(child.spec.index) is child:
             del model.children[child.spec.index]
+        model.dismissed.discard(child)
         model.refresh()
         self._on_change()
 
     async def _answer_when_ready(
         self, model: Model, children: Iterable[Child], reply: Reply[None], unregister_on_failure: bool
     ) -> None:
+        before = model.rollouts
         try:
             for child in children:
                 await child.ready.wait()
         except ActorserveError as error:
-            if unregister_on_failure and self._models.get((model.spec.name, model.spec.version)) is model:
+            known = self._models.get((model.spec.name, model.spec.version)) is model
+            rolled = model.rollout is not None or model.rollouts != before  # then that decides what becomes of it
+            if unregister_on_failure and known and not rolled:
                 self._forget(model)
                 await self._retire(model, 0.0)
             reply.fail(error)
@@ -271,21 +298,25 @@ class Supervisor:
 
     def _scale(self, message: Scale, reply: Reply[None]) -> None:
         model = self._find(message.name, message.version)
-        model.spec = replace(model.spec, workers_min=message.workers_min, workers_max=message.workers_max)
+        for one in (model, model.rollout):
+            if one is not None:
+                one.spec = replace(one.spec, workers_min=message.workers_min, workers_max=message.workers_max)
+        self._keep_bounds(model, self._grace_s if message.grace_s is None else message.grace_s, reply)
+
+    def _keep_bounds(self, model: Model, grace_s: float, reply: Reply[None]) -> None:
+        """Have as many replicas as the spec says. The reply is given when the new ones are READY."""
+        least, most = model.spec.workers_min, model.spec.workers_max
         self._forget_failed(model)
-        started = self._grow(model, message.workers_min)
+        started = self._grow(model, least)
         self._autoscaler.wake()
         alive = sorted(index for index, child in model.children.items() if child.is_alive)
         alive.sort(key=lambda index: model.children[index].state is not State.READY)  # those that work stay
-        leaving = [model.children[index] for index in alive[message.workers_max :]]
+        leaving = [model.children[index] for index in alive[most:]]
         for child in leaving:
             child.drain()
         model.refresh()
         self._on_change()
-        log.info(
-            "model scaled", model=model.spec.key, workers=min(max(len(alive), message.workers_min), message.workers_max)
-        )
-        grace_s = self._grace_s if message.grace_s is None else message.grace_s
+        log.info("model scaled", model=model.spec.key, workers=count_for(model.spec, len(alive)))
         self._start_soon(self._answer_when_scaled, model, started, leaving, grace_s, reply)
 
     def _resize(self, model: Model, target: int) -> None:
@@ -337,6 +368,77 @@ class Supervisor:
         for child in model.children.values():
             child.spec = replace(child.spec, model=spec)
 
+    # --- replace: rollout.py says what it is -----------------------------------------------------
+
+    def _replace(self, message: Replace, reply: Reply[None]) -> None:
+        model = self._find(message.model.name, message.model.version)
+        spec = self._settled(message.model)
+        model.drop_rollout(WrongState(f"another change of model {spec.name} version {spec.version} came"))
+        model.rollout_failure = ""
+        if not needs_workers(model.spec, spec):
+            model.change(spec)
+            log.info("model changed, its workers stay", model=spec.key)
+            self._keep_bounds(model, self._grace_s, reply)
+            return
+        model.rollout = rollout = Rollout(spec)
+        for _ in range(count_for(spec, model.alive) if model.alive else spec.workers_min):
+            child = self._child(model, spec, rollout)
+            rollout.children[child.spec.index] = child
+            self._start_soon(self._run_child, model, child)
+        log.info("rollout begun", model=spec.key, handler=spec.handler, workers=len(rollout.children))
+        if model.alive:
+            model.refresh()
+            self._on_change()
+            self._start_soon(self._roll_out, model, rollout, reply)
+        else:  # nothing is there that could go on: as if it were registered anew
+            children = list(rollout.children.values())
+            self._take_over(model, rollout)
+            self._start_soon(self._answer_when_ready, model, children, reply, False)
+
+    async def _roll_out(self, model: Model, rollout: Rollout, reply: Reply[None]) -> None:
+        try:
+            await rollout.wait_ready()
+        except ActorserveError as error:
+            log.warning("rollout failed, the old workers go on", model=rollout.spec.key, why=str(error))
+            if model.rollout is rollout:
+                model.rollout_failure = str(error)
+                model.drop_rollout(error)
+            model.refresh()
+            self._on_change()
+            reply.fail(error)
+            await rollout.dismiss(self._grace_s)
+            await self._let_go(model, rollout.spec)
+        else:
+            self._take_over(model, rollout)
+            reply.set(None)
+
+    def _take_over(self, model: Model, rollout: Rollout) -> None:
+        """Put the new replicas in the place of the old in one step: nothing else runs meanwhile."""
+        old, old_spec, alive = list(model.children.values()), model.spec, model.alive
+        self._forget_failed(model)
+        model.children.update(rollout.children)
+        model.rollout = None
+        model.rollouts += 1
+        model.change(rollout.spec)
+        for child in old:
+            if child.is_alive:
+                child.retire()
+        rollout.gate.set()
+        self._resize(model, count_for(rollout.spec, alive) if alive else rollout.spec.workers_min)
+        self._autoscaler.wake()
+        log.info("rollout done", model=rollout.spec.key, workers=model.alive)
+        self._start_soon(self._let_go_after, model, old, old_spec)
+
+    async def _let_go_after(self, model: Model, children: Iterable[Child], spec: ModelSpec) -> None:
+        for child in children:
+            await child.gone.wait()
+        await self._let_go(model, spec)
+
+    async def _let_go(self, model: Model, spec: ModelSpec) -> None:
+        """Nobody runs by this spec any more."""
+        if self._on_gone is not None and spec.model_dir != model.spec.model_dir:
+            await self._on_gone(spec)
+
     # --- stop ---------------------------------------------------------------------------------
 
     def _set_default(self, message: SetDefault, reply: Reply[None]) -> None:
@@ -375,7 +477,8 @@ class Supervisor:
 
     async def _retire(self, model: Model, grace_s: float) -> None:
         """Wait for the drain of a model whose door is shut until the grace ends, then kill what is left."""
-        children = list(model.children.values())
+        model.drop_rollout(model.stopped())
+        children = list(model.everyone())
         model.refresh()
         with trio.move_on_after(grace_s):
             await model.mailbox.wait_empty()

@@ -44,7 +44,8 @@ def one_line(text: str) -> str:
 def _model(model: ModelView, note: str = "") -> Iterator[str]:
     note = note or ("default" if model.is_default else "")
     words = (model.spec.key, model.state.value, note, f"waiting {model.waiting} of {model.spec.queue_size}")
-    yield "  ".join(word for word in words if word)
+    rollout = f"rollout: {one_line(model.rollout)}" if model.rollout else ""
+    yield "  ".join(word for word in (*words, rollout) if word)
     rows = [_replica(replica) for replica in model.replicas]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -57,6 +57,9 @@ def exit_now(status: int) -> None:
 class Wire:
     """The worker's end of the socket: whole frames out, one thread at a time."""
 
+    is_process = True
+    """Whether the worker is a process of its own, which code of the user's may have to itself."""
+
     def __init__(self, sock: socket.socket, leave: Callable[[int], NoReturn] = os._exit) -> None:
         """`leave` ends the worker with a status, from whichever of its threads."""
         self._sock = sock
@@ -174,11 +177,14 @@ def context_of(content: dict[str, Any]) -> Context:
     )
 
 
-def load(content: dict[str, Any]) -> Any:
+def load(content: dict[str, Any], *, is_process: bool = True) -> Any:
     """Import, construct, load and warm up the handler that a LOAD frame describes."""
     seed(int(content["threads"]))
     handler = resolve(content["handler"])()
-    lacking = None if callable(getattr(handler, "serve_calls", None)) else missing_methods(handler)
+    if callable(getattr(handler, "serve_calls", None)):
+        lacking = None if is_process else 'needs a process: isolation = "thread" has none'
+    else:
+        lacking = missing_methods(handler)
     if lacking is not None:
         raise LoadFailed(f"handler {content['handler']!r} {lacking}")
     context = context_of(content)
@@ -285,7 +291,7 @@ def serve(end: Wire, inbox: SimpleQueue[list[Arrival]], find: Callable[[Sequence
         if content.get("probe"):
             end.send(wire.note(Kind.SCHEMA, resolve(content["handler"])().schema(context_of(content))))
             return 0
-        handler = load(content)
+        handler = load(content, is_process=end.is_process)
     except Exception as error:  # the handler's: whatever it raises is why the load failed
         logging.getLogger("actorserve.worker").debug("load failed", exc_info=True)
         end.send(wire.note(Kind.FAILED, why(error)))

@@ -47,6 +47,11 @@ class Access:
         self._tokens = tokens
         self._exempt = frozenset(exempt)
 
+    def renew(self, tokens: Finds, exempt: Collection[str]) -> None:
+        """Go by other tokens from the next call on."""
+        self._tokens = tokens
+        self._exempt = frozenset(exempt)
+
     async def __call__(self, call: ServerStream, proceed: Proceed) -> None:
         """Unauthenticated without a token of ours, NotAllowed where it does not allow the service."""
         service = service_of(call.method)

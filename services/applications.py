@@ -2,7 +2,7 @@
 
 What lives here: `Board` (the applications that take calls), `AppRoutes` (rpcs of schemas that applications answer),
 Ray's own service (Healthz, ListApplications), and the private service of `serve.run`. What must not: what an
-application is made of (actors/applications.py), starting one (applying.py), the user's code.
+application is made of (actors/applications.py), starting one (apps.py), the user's code.
 
 Rules (docs/adr/0010-which-application.md)
 1. The metadata `application` names it; given twice, the last one counts; empty, it is not set.
@@ -176,7 +176,7 @@ class RayService(RayServeAPIServiceBase):  # type: ignore[misc]  # generated, wi
 
 
 class Manager(Protocol):
-    """What starts and ends applications: applying.py."""
+    """What starts and ends applications: apps.py."""
 
     async def deploy_sent(self, request: Any) -> str:
         """Start what a script has sent; the name of its ingress, once it is READY. LoadFailed and others."""

@@ -261,7 +261,7 @@ def _of_url(text: str, about: About) -> Said | None:
         return Said(Status.NOT_FOUND, text, NO_MODEL)
     if not is_packed(about.url) and "neither a folder nor an archive" not in text:
         return None if "cannot be used" in text else _not_there(about)
-    if "MANIFEST.json: Invalid RuntimeType" in text:
+    if "MANIFEST.json: Invalid RuntimeType value: '" in text:  # a text that is none: another type does not parse
         return Said(Status.INVALID_ARGUMENT, "Runtime is not defined or invalid.", INVALID_MODEL)
     if "MANIFEST.json" in text:
         return Said(Status.INVALID_ARGUMENT, "Failed to parse signature.json.", INVALID_MODEL)

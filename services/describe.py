@@ -31,7 +31,9 @@ METADATA = "customizedMetadata"
 def listing(
     tree: Tree, under_way: Sequence[UnderWay] = (), *, limit: int, start: int, as_torchserve: bool = False
 ) -> str:
-    """A page of the default versions. `limit` 0 or out of range is 100; `start` is the last page's token.
+    """A page of the default versions; what has a schema of its own is no model.
+
+    `limit` 0 or out of range is 100; `start` is the last page's token.
 
     TorchServe gives the token of the next page also where this one ends with the last model.
     `under_way`: registrations that have no model yet; a key of their own where there are any.
@@ -116,6 +118,8 @@ def _model(model: ModelView, *, as_torchserve: bool) -> dict[str, Any]:
     }
     if as_torchserve:
         del body["status"]
+    elif model.rollout:
+        body["rollout"] = model.rollout
     return body
 
 

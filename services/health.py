@@ -69,6 +69,13 @@ class HealthBoard:
         self._unsettled.discard(key)
         self.refresh()
 
+    def reconfigure(self, configured: Iterable[str]) -> None:
+        """Other models are configured now. Who was SERVING is not asked to wait for the new ones."""
+        names = set(configured)
+        self._unsettled &= names
+        self._needs_model = bool(names)
+        self.refresh()
+
     def refresh(self) -> None:
         """Look at the models again; wake the watchers if a status has changed."""
         before = (self.overall(), self._models)

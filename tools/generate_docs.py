@@ -26,7 +26,8 @@ HEAD = """# Configuration
 `python -m actorserve config.toml` reads one TOML file; without a file the packaged digits model is served. An unknown
 key is an error that names the nearest known one. `--check` prints the configuration with every default and exits;
 `--set server.grace_s=5` overrides one key, and may be repeated. Relative paths are relative to the file; `~` is the
-home folder.
+home folder. SIGHUP has a running server read the file again: docs/state.md says what it takes up and what needs a
+restart.
 TorchServe's config.properties is taken in its place: [torchserve-configuration.md](torchserve-configuration.md).
 Without any `[listeners]`, inference, health and reflection are at 127.0.0.1:7070 and management at 127.0.0.1:7071.
 

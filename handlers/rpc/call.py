@@ -189,11 +189,15 @@ class RpcCall:
 
     # --- running it -----------------------------------------------------------------------------
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run a coroutine that is to end the call, cancelled when the caller goes; where it does not, this does."""
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine that is to end the call, cancelled when the caller goes; where it does not, this does.
+
+        One that is cancelled before its first step never gets there: nothing in it is run.
+        """
         task = self.engine.spawn(work)
         self.on_cancel = task.cancel
         task.add_done_callback(self._left_by)
+        return task
 
     def _left_by(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -346,7 +346,8 @@ class _Calls:
         if model and link is not None:
             link.begin(model)
             asked.scope.at_end(lambda: link.end(model))
-        task = call.engine.spawn(self._run(call, asked))
+        task = call.spawn(self._run(call, asked))  # it ends the call where it was cancelled before its first step
+        task.add_done_callback(lambda _task: asked.scope.end())
 
         def cancel() -> None:
             asked.scope.cancel()
@@ -365,8 +366,6 @@ class _Calls:
             ending = Ending(INTERNAL, text_of(error))  # the user's own: nobody has cancelled this call
         except BaseException as error:  # noqa: BLE001  # the user's: SystemExit must not end the replica either
             ending = Ending(INTERNAL, text_of(error))
-        finally:
-            asked.scope.end()
         call.end(ending)
 
     async def answer(self, call: RpcCall, asked: RequestContext) -> Ending:

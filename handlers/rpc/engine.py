@@ -207,13 +207,15 @@ class Engine:
 
     def _watch(self) -> None:
         """The watchdog's whole life. `stuck`: since when the loop has not looked although something was there."""
+        there = select.poll()
+        there.register(self._sock, select.POLLIN)
         seen, stuck = -1, None
         while True:
             time.sleep(LOOK_EVERY_S)
             if seen != self._turns:
                 seen, stuck = self._turns, None
                 continue
-            if not select.select([self._sock], [], [], 0)[0]:
+            if not there.poll(0):
                 continue
             stuck = stuck or time.monotonic()
             with self._reading:

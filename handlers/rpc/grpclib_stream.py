@@ -57,8 +57,7 @@ def schema(service: Any) -> dict[str, Any]:
 
 def _method(path: str, handler: Handler) -> Method:
     def begin(call: RpcCall) -> None:
-        task = call.engine.spawn(_run(call, path, handler))
-        call.on_cancel = task.cancel
+        call.spawn(_answer(call, Stream(call, path, handler), handler))
 
     return Method(cardinality(handler), begin)
 
@@ -179,17 +178,6 @@ class Stream(StreamIterator[Any]):
 
 def _pairs(metadata: Any) -> Pairs:
     return tuple(MultiDict(metadata or ()).items())
-
-
-async def _run(call: RpcCall, path: str, handler: Handler) -> None:
-    stream = Stream(call, path, handler)
-    try:
-        await _answer(call, stream, handler)
-    except asyncio.CancelledError:
-        pass  # the caller has gone
-    finally:
-        if not call.ended:
-            call.end(Ending(Status.CANCELLED.value))
 
 
 async def _answer(call: RpcCall, stream: Stream, handler: Handler) -> None:

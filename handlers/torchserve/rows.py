@@ -27,6 +27,8 @@ DESCRIBE = "describe"
 OURS = frozenset((DESCRIBE, "ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end"))
 """Headers that the server alone sets: a client's metadata of these names does not reach the handler."""
 NONE: Mapping[str, str] = MappingProxyType({})
+NO_TYPE = {"content-type": ""}
+"""The header that every input of a request has, as over TorchServe's gRPC."""
 CONTENT_TYPE = "response-content-type"
 """The trailer of `set_response_content_type`: gRPC keeps content-type for itself."""
 
@@ -39,7 +41,8 @@ class Row:
         self.request = request
         self.id = request.id or str(uuid.uuid4())
         self.seen = False  # the handler has had its inputs, in an earlier call
-        self.headers = {**{key: value for key, value in request.metadata.items() if key not in OURS}, **headers}
+        sent = {**dict.fromkeys(request.inputs, NO_TYPE), **request.metadata}
+        self.headers: dict[str, Any] = {**{key: sent[key] for key in sent if key not in OURS}, **headers}
         self.chunks: deque[bytes] = deque()
         self.size = 0
         self.error: Exception | None = None

@@ -24,7 +24,7 @@ class Handshakes:
     def __init__(self, certificates: Certificates, limits: Limits) -> None:
         self.open = 0  # handshakes that have not ended, begun or not
         self._certificates = certificates
-        self._limits = limits
+        self.limits = limits
         self._begun: dict[trio.CancelScope, None] = {}  # in the order of their first octets
 
     async def shake(self, stream: trio.SocketStream) -> Secured | None:
@@ -32,7 +32,7 @@ class Handshakes:
         secured = None
         self.open += 1
         try:
-            with trio.move_on_after(self._limits.handshake_timeout_s or float("inf")) as scope:
+            with trio.move_on_after(self.limits.handshake_timeout_s or float("inf")) as scope:
                 await trio.lowlevel.wait_readable(stream.socket)
                 self._begin(scope)
                 secured = await handshake(stream, self._certificates)
@@ -45,7 +45,7 @@ class Handshakes:
 
     def _begin(self, scope: trio.CancelScope) -> None:
         """Take a place (rule 2)."""
-        if len(self._begun) >= self._limits.max_handshakes:
+        if len(self._begun) >= self.limits.max_handshakes:
             oldest = next(iter(self._begun))
             del self._begun[oldest]
             oldest.cancel()

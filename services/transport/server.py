@@ -88,12 +88,12 @@ class GrpcServer:
         self._limits = limits or Limits()
         self._translate = translate
         self._on_end = on_end
-        self._interceptors = tuple(interceptors)
+        self.interceptors = tuple(interceptors)
         self._handshakes = None if certificates is None else Handshakes(certificates, self._limits)
         self._coming, self._going = Pace(self._limits.connection_rate), Pace(self._limits.connection_rate / 2)
         self.__dispatch__ = Events(self._compose)  # grpclib.events.listen finds it under this name
         self._listened = False
-        self._invoke = compose(self._interceptors) if self._interceptors else None
+        self._invoke = compose(self.interceptors) if self.interceptors else None
         self._connections: dict[ServerConnection, None] = {}  # in the order of coming, or of having been looked at
         self._refused = 0
         self._lingering = 0
@@ -124,11 +124,22 @@ class GrpcServer:
         found = self._handlers.get(path.encode())
         return None if found is None else found[1]
 
+    @property
+    def limits(self) -> Limits:
+        """The limits of connections to come; those that are open keep theirs."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        if self._handshakes is not None:
+            self._handshakes.limits = limits
+
     def _compose(self) -> None:
         """Somebody listens to grpclib's events: they become the innermost interceptor."""
         if not self._listened:
             self._listened = True
-            self._invoke = compose((*self._interceptors, self.__dispatch__.intercept))
+            self._invoke = compose((*self.interceptors, self.__dispatch__.intercept))
 
     async def serve_connection(
         self, stream: trio.abc.Stream, peer: str = "", identity: PeerIdentity | None = None

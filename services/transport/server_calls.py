@@ -30,9 +30,9 @@ from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.server_stream import ServerStream
 from actorserve.services.transport.tls import PeerIdentity
 
-MOST_SHOWN = 1000  # characters of an error in the record of its call
 ANY = b"*"
 """The key of the handler for methods that no other has, where there is one."""
+MOST_SHOWN = 1000  # characters of an error in the record of its call
 CUT_AT_ONCE = 8  # calls cancelled between two checkpoints (rule 3)
 
 log = structlog.get_logger(__name__)

@@ -157,7 +157,8 @@ def serve(settings: config.Config, options: argparse.Namespace, told: Told) -> i
     if options.start:
         pid_file.take()
     try:
-        return trio.run(Console(settings, on_ready=on_ready).run)
+        reread = None if options.path is None else lambda: load(options)[0]
+        return trio.run(Console(settings, reread, on_ready=on_ready).run)
     finally:
         pid_file.leave()
 

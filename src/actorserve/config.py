@@ -238,6 +238,9 @@ class Model(Table):
         description="Metadata key of the call that names its tenant; tenants take turns. Empty: all are one.",
     )
     queue_size: int = Field(default=100, ge=1, le=1_000_000, description="Requests that may wait; more are refused.")
+    job_tickets: bool = Field(
+        default=False, description="Let no request wait: one that finds no idle worker is refused at once."
+    )
     startup_timeout_s: float = Field(default=120.0, gt=0, description="Seconds that a worker has to become READY.")
     max_sequences: int = Field(
         default=100, ge=1, le=1_000_000, description="Stateful sequences that may be open at once; more are refused."

@@ -18,6 +18,7 @@ import trio
 
 from actorserve import config, screen
 from actorserve.actors.tree_text import render
+from actorserve.errors import ActorserveError, ConfigError
 from actorserve.server import Server
 
 PROGRESS_EVERY_S = 1.0
@@ -29,22 +30,32 @@ log = structlog.get_logger("actorserve")
 class Console:
     """One run. `run` gives the exit code. `on_ready` is called once models are served, after the screen."""
 
-    def __init__(self, settings: config.Config, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: config.Config,
+        reread: Callable[[], config.Config] | None = None,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`reread` gives the configuration as its file says it now, or ConfigError; None: there is no file."""
         self._settings = settings
+        self._reread = reread
         self._on_ready = on_ready
         self._code = DRAINED
         self._stopping = False
 
     async def run(self) -> int:
-        """Serve until the first SIGINT or SIGTERM, then drain; a second one kills. SIGUSR1 logs the tree.
+        """Serve until the first SIGINT or SIGTERM, then drain; a second one kills.
+
+        SIGUSR1 logs the tree, SIGHUP takes up what the file says now.
 
         StartFailed before that.
         """
         server = Server(self._settings)
         await server.open()
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP) as signals:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey, signals, server, nursery.cancel_scope)
+                nursery.start_soon(self._obey, signals, server, nursery)
                 nursery.start_soon(self._show, server)
                 await server.run()
                 nursery.cancel_scope.cancel()
@@ -52,19 +63,36 @@ class Console:
             say("drained, good bye")
         return self._code
 
-    async def _obey(self, signals: object, server: Server, scope: trio.CancelScope) -> None:
+    async def _obey(self, signals: object, server: Server, nursery: trio.Nursery) -> None:
+        """Do what signals say; `nursery` is the run's, to reload in and to be cancelled."""
         async for number in signals:  # type: ignore[attr-defined]  # trio keeps the type private
             if number == signal.SIGUSR1:
                 self._log_tree(server)
                 continue
+            if number == signal.SIGHUP:
+                nursery.start_soon(self._reload, server)
+                continue
             if self._stopping:
                 self._code = KILLED
                 say("killed by a second signal")
-                scope.cancel()
+                nursery.cancel_scope.cancel()
                 return
             self._stopping = True
             say(f"{signal.Signals(number).name}: draining, up to {self._settings.server.grace_s:g} s; again to kill")
             server.stop()
+
+    async def _reload(self, server: Server) -> None:
+        """Take up what the file says now; where it is wrong, say so in one line and change nothing."""
+        if self._reread is None:
+            log.warning("there is no config file to read again")
+            return
+        if self._stopping:
+            return
+        try:
+            await server.reload(self._reread())
+        except ActorserveError as error:
+            key, why = (error.key, error.text) if isinstance(error, ConfigError) else ("", str(error))
+            log.error("configuration not reloaded, nothing has changed", key=key, why=why)  # noqa: TRY400  # one line
 
     def _log_tree(self, server: Server) -> None:
         """Log the tree at the lowest level that is shown: who asks for it shall see it."""

@@ -149,7 +149,7 @@ class TooLarge(ActorserveError):
 
 
 class Overloaded(ActorserveError):
-    """The mailbox is full: try again after `retry_after_s` seconds."""
+    """The mailbox is full: try again after `retry_after_s` seconds. `limit` 0: nothing waits there, nobody is idle."""
 
     def __init__(self, name: str, limit: int, retry_after_s: float) -> None:
         super().__init__(name, limit, retry_after_s)
@@ -158,6 +158,8 @@ class Overloaded(ActorserveError):
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
+        if not self.limit:
+            return f"model {self.name}: no worker is idle (job_tickets)"
         return f"model {self.name}: {self.limit} requests are waiting already (queue_size)"
 
 

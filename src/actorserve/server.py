@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import trio
 
 from actorserve import config
 from actorserve.actors import archives, fetching, model_store
+from actorserve.actors.applying import Applying
 from actorserve.actors.device import Ledger, find_gpus, free_memory
 from actorserve.actors.directory import Directory
 from actorserve.actors.environment import shown
@@ -36,13 +37,16 @@ from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.unpacking import Unpacking
 from actorserve.actors.urls import AllowList
 from actorserve.actors.worker_process import Spawner
-from actorserve.applying import PREDICT_SCHEMA, Applying, AppPlace
+from actorserve.apps import PREDICT_SCHEMA, AppPlace, Apps
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Servicer
 from actorserve.config_types import is_packed, split_address
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
 from actorserve.listening import address_of, check_private, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
+from actorserve.reloader import Reloader
+from actorserve.reloading import text_of
+from actorserve.servicer_specs import expected
 from actorserve.services import compat, ray_compat, status
 from actorserve.services.access import Access, Finds
 from actorserve.services.applications import ApplicationsService, RayService, Translate
@@ -56,7 +60,7 @@ from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
 from actorserve.services.transport.tls import Certificates, Files
-from actorserve.servicing import Place, Servicing, key_of
+from actorserve.servicing import Place, Servicing
 
 log = structlog.get_logger("actorserve.server")
 LAST_CALLS_S = 2.0
@@ -108,7 +112,7 @@ class Server:
             cache_dir=cache_dir,
             path=(str(folder),),
             gather_limit=max(listener.max_send_bytes for listener in settings.listeners.values()),
-            find=lambda name, version: self.applying.find(name, version),  # noqa: PLW0108  # it is made below
+            find=lambda name, version: self.apps.find(name, version),  # noqa: PLW0108  # it is made below
         )
         self.supervisor = Supervisor(
             actor_settings,
@@ -126,14 +130,22 @@ class Server:
         self.sources = Sources(store, folder, self.fetching, self.unpacking)
         self.registrar = Registrar(self.registry, self.supervisor, on_refused=self._release, on_kept=self.sources.keep)
         self._begun = False
+        self._spawned = trio.Event()
+        self._ledger = ledger
+        self._reloader: Reloader | None = None
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, self._expected())
         self.servicing = Servicing(
-            actor_settings, self.supervisor, self.directory, folder=folder, on_failed=self.health.forget
+            actor_settings,
+            self.supervisor,
+            self.directory,
+            folder=folder,
+            grace_s=settings.server.grace_s,
+            on_failed=self.health.forget,
         )
         grace_s = settings.server.grace_s
-        self.applying = Applying(actor_settings, self.supervisor, self.directory, folder=folder, grace_s=grace_s)
-        self.applying.take_schemas(one for one in settings.servicers if not one.servicer)
+        self.apps = Apps(actor_settings, self.supervisor, self.directory, folder=folder, grace_s=grace_s)
+        self.apps.take_schemas(one for one in settings.servicers if not one.servicer)
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
@@ -167,16 +179,16 @@ class Server:
                     self.registrar,
                     as_torchserve=as_torchserve,
                     sources=self.sources,
-                    grace_s=server.grace_s if server.unregister_grace_s is None else server.unregister_grace_s,
+                    grace_s=self._unregister_grace_s,
                     model_api=server.model_api,
                     registered_workers=server.registered_workers,
-                    defaults=self.settings.defaults_of,
+                    defaults=self._defaults_of,
                 )
             )
         if "ray" in listener.services:
-            services.append(RayService(self.applying.board))
+            services.append(RayService(self.apps.board))
         if "applications" in listener.services:
-            services.append(ApplicationsService(self.applying))
+            services.append(ApplicationsService(self.apps))
         self._add_standard(listener, services, further, schemas, follows)
         limits = Limits(**{field.name: getattr(listener, field.name) for field in fields(Limits)})
         on_end = self.access.add if self.settings.log.access and self.settings.log.level in ("debug", "info") else None
@@ -192,10 +204,20 @@ class Server:
         if "servicers" in listener.services:
             self.servicing.places[name] = place
         lenient = listener.compatibility == "ray"
-        self.applying.places[name] = AppPlace(place, lenient, told, "servicers" in listener.services)
+        self.apps.places[name] = AppPlace(place, lenient, told, "servicers" in listener.services)
         if "predict" in listener.services:
-            self.applying.route(self.applying.places[name], PREDICT_SCHEMA)
+            self.apps.route(self.apps.places[name], PREDICT_SCHEMA)
         return grpc
+
+    @property
+    def _unregister_grace_s(self) -> float:
+        server = self.settings.server
+        return server.grace_s if server.unregister_grace_s is None else server.unregister_grace_s
+
+    def _defaults_of(self, name: str, version: str) -> Mapping[str, Any]:
+        """What `model_defaults` says of a model, as it was reloaded last."""
+        settings = self.settings if self._reloader is None else self._reloader.settings
+        return settings.defaults_of(name, version)
 
     def _interceptors(self, listener: Listener) -> list[Interceptor]:
         if listener.key_file is not None:
@@ -203,10 +225,13 @@ class Server:
             return [Access(keys, exempt=listener.auth_exempt)]
         if listener.tokens_file is None:
             return []
-        tokens: Finds = read_tokens(self.settings.folder / listener.tokens_file)
-        if listener.compatibility == "torchserve":
-            tokens = compat.CaseSensitive(tokens)
-        return [Access(tokens, exempt=listener.auth_exempt)]
+        return [Access(self._tokens(listener), exempt=listener.auth_exempt)]
+
+    def _tokens(self, listener: Listener) -> Finds:
+        """What a listener's file of tokens says now; ConfigError."""
+        assert listener.tokens_file is not None  # noqa: S101  # narrows the type: the caller has looked
+        tokens = read_tokens(self.settings.folder / listener.tokens_file)
+        return compat.CaseSensitive(tokens) if listener.compatibility == "torchserve" else tokens
 
     def _key_file(self, path: Path) -> KeyFile:
         """One for all listeners that name it."""
@@ -248,10 +273,8 @@ class Server:
 
     def _expected(self) -> list[str]:
         """The keys of what starts with the server and has workers."""
-        servicers = [
-            key_of(servicer) for servicer in self.settings.servicers if servicer.servicer and servicer.replicas.min
-        ]
-        return [*(spec.key for spec in self.specs if spec.workers_min), *servicers]
+        models = (spec.key for spec in self.specs if spec.workers_min)
+        return [*models, *expected(self.settings.servicers)]
 
     def _changed(self) -> None:
         self.health.refresh()
@@ -263,11 +286,11 @@ class Server:
 
     async def replace_servicer(self, servicer: Servicer) -> Reply[None]:
         """Serve it instead of the one that has its name."""
-        return await self.servicing.replace(servicer, grace_s=self.settings.server.grace_s)
+        return await self.servicing.replace(servicer)
 
     async def remove_servicer(self, label: str) -> Reply[None]:
         """Serve the one of this name no longer."""
-        return await self.servicing.remove(label, grace_s=self.settings.server.grace_s)
+        return await self.servicing.remove(label)
 
     def stop(self) -> None:
         """Begin the drain. Idempotent."""
@@ -312,8 +335,9 @@ class Server:
                     key = spec.key if spec.name in self.loading else spec.name
                     self.loading[key] = await self._spawn(spec)
                 self._begin_servicers(front)
-                await front.start(self.applying.run)
+                await front.start(self.apps.run)
                 self._begin_applications(front)
+                self._spawned.set()
                 for name, opened in self._listeners.items():
                     await front.start(self.grpc[name].serve, opened)
                 task_status.started()
@@ -333,7 +357,7 @@ class Server:
 
     def _begin_applications(self, nursery: trio.Nursery) -> None:
         """Those of the file, and the schemas that they answer; a task in `nursery`."""
-        self.applying.used_ports = {
+        self.apps.used_ports = {
             split_address(address)[1] for bound in self.bound for address in bound.addresses if ":" in address
         }
         replies: dict[str, Reply[None]] = {name: Reply() for name in self.settings.applications}
@@ -345,12 +369,20 @@ class Server:
     async def _apply(self, schemas: Sequence[Servicer], replies: dict[str, Reply[None]]) -> None:
         for servicer in schemas:
             try:
-                await self.applying.add_schema(servicer)
+                await self.apps.add_schema(servicer)
                 self.loading[servicer.label].set(None)
             except ActorserveError as error:
                 log.error("schema not served", functions=servicer.functions, why=str(error))  # noqa: TRY400  # the user's code
                 self.loading[servicer.label].fail(error)
-        await self.applying.begin(self.settings.applications, replies)
+        await self.apps.begin(self.settings.applications, replies)
+
+    async def reload(self, new: config.Config) -> None:
+        """Take up another configuration; returns when it is done. ConfigError, StateFailed: nothing was changed."""
+        await self._spawned.wait()
+        if self._stop.is_set():
+            return
+        assert self._reloader is not None  # noqa: S101  # narrows the type: _begin has set it
+        await self._reloader.reload(new)
 
     async def _spawn(self, spec: ModelSpec) -> Reply[None]:
         """Have a model start. What is refused is seen where its loading is waited for; there may be many models."""
@@ -368,8 +400,19 @@ class Server:
             return
         self._begun = True
         await self.registry.open()
-        models = self.settings.models
-        entries = {spec.name: Entry(spec, models[spec.name].model_dump_json(exclude_unset=True)) for spec in self.specs}
+        entries = {spec.name: Entry(spec, text_of(self.settings, spec.name)) for spec in self.specs}
+        self._reloader = Reloader(
+            self.settings,
+            entries,
+            make_spec=lambda name, settings: model_spec(name, settings, self._ledger, self.unpacking),
+            read_tokens=self._tokens,
+            registry=self.registry,
+            applying=Applying(self.registry, self.registrar, self.supervisor, grace_s=self._unregister_grace_s),
+            unpacking=self.unpacking,
+            servers=self.grpc,
+            health=self.health,
+            servicing=self.servicing,
+        )
         try:
             found = await self.registrar.begin(entries)
         except StateFailed as error:
@@ -393,12 +436,12 @@ class Server:
         grace_s = self.settings.server.grace_s
         log.info("draining", grace_s=grace_s)
         self.health.drain()
-        self.applying.drain()
+        self.apps.drain()
         for server in self.grpc.values():
             server.drain()
         await self.supervisor.drain(grace_s)
         with trio.move_on_after(LAST_CALLS_S):
-            while self.applying.open_calls() or any(server.statistics().calls for server in self.grpc.values()):
+            while self.apps.open_calls() or any(server.statistics().calls for server in self.grpc.values()):
                 await trio.sleep(0.01)
         log.info("drained")
 
@@ -497,20 +540,31 @@ def fetching_of(settings: config.Config) -> fetching.Fetching:
     return fetching.Fetching(settings.folder / server.model_store, AllowList(server.allowed_urls), limits)
 
 
+def model_spec(name: str, settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> ModelSpec:
+    """What a model's entry comes to; ConfigError names its key. Threads are not settled. Blocks, as `model_specs`."""
+    try:
+        spec = model_store.of_config(
+            name,
+            settings.models[name],
+            folder=settings.folder,
+            unpacking=unpacking,
+            defaults=settings.defaults_of,
+            store=settings.folder / settings.server.model_store,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    try:
+        ledger.resolve(spec.devices)
+    except ConfigError as error:
+        unpacking.remove(spec.model_dir)
+        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    return spec
+
+
 def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:
     """What to run, from the file; ConfigError names the model whose source, device or key is wrong.
 
     Archives are unpacked: this may block for long, before anything is served.
     """
-    specs: list[ModelSpec] = []
-    for name, model in settings.models.items():
-        try:
-            specs.append(
-                model_store.of_config(
-                    name, model, folder=settings.folder, unpacking=unpacking, defaults=settings.defaults_of
-                )
-            )
-            ledger.resolve(specs[-1].devices)
-        except ConfigError as error:
-            raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+    specs = [model_spec(name, settings, ledger, unpacking) for name in settings.models]
     return tuple(ledger.settle_threads(spec, (other for other in specs if other is not spec)) for spec in specs)

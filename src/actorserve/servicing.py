@@ -9,28 +9,27 @@ What must not live here: the user's code, what a call is (services/servicers.py)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import trio
 
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
-from actorserve.actors.messages import Environment, ModelSpec, Restart, SetDefault, Spawn, Stop
+from actorserve.actors.messages import ModelSpec, SetDefault, Spawn, Stop
 from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.probe import probe
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
-from actorserve.config_servicer import MOST_QUEUED, Servicer
+from actorserve.config_servicer import Servicer
 from actorserve.errors import ActorserveError, AlreadyRegistered, BadInput, NoSuchModel, WrongState
+from actorserve.servicer_specs import key_of, spec_of
 from actorserve.services.schemas import Schema
 from actorserve.services.servicers import Ask, Routes, ServicerSchema, asking, waiting
 from actorserve.services.transport.server import GrpcServer
-
-HOST = "actorserve.handlers.rpc.servicer:ServicerHost"
-VERSION = "1"
 
 log = structlog.get_logger("actorserve.servicers")
 
@@ -51,6 +50,7 @@ class Place:
 class Served:
     """One servicer that is served: its routes, on which listeners, and its model; None where others answer."""
 
+    servicer: Servicer
     spec: ModelSpec | None
     routes: Routes
     places: tuple[str, ...]
@@ -66,10 +66,15 @@ class Servicing:
         directory: Directory,
         *,
         folder: Path,
+        grace_s: float = 30.0,
         on_failed: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`folder` is what relative paths mean. `on_failed`: the key of one of the file that will never start."""
+        """`folder` is what relative paths mean; `grace_s`: seconds for calls in hand of one that goes.
+
+        `on_failed`: the key of one of the file that will never start.
+        """
         self._on_failed = on_failed
+        self._grace_s = grace_s
         self.places: dict[str, Place] = {}
         self.served: dict[str, Served] = {}
         self._settings = settings
@@ -111,6 +116,32 @@ class Servicing:
             self._on_failed(key_of(servicer))
             loading.fail(error)
 
+    async def apply(self, running: Iterable[str], wanted: Sequence[Servicer]) -> None:
+        """Make the servicers of the file, `running` by their names, those that it has now. Returns when they are.
+
+        One that cannot be is told in the log; the next time it is tried again. What it was to replace stays.
+        """
+        names = {servicer.label for servicer in wanted}
+        for label in running:
+            if label not in names and label in self.served:
+                await self._try(label, self.remove, label)
+        async with trio.open_nursery() as nursery:
+            for servicer in wanted:
+                if not servicer.servicer:
+                    continue  # a schema alone is the business of who answers it
+                served = self.served.get(servicer.label)
+                if served is None:
+                    nursery.start_soon(self._try, servicer.label, self.add, servicer)
+                elif served.servicer != servicer:
+                    nursery.start_soon(self._try, servicer.label, self.replace, servicer)
+
+    @staticmethod
+    async def _try(label: str, change: Callable[[Any], Awaitable[object]], what: object) -> None:
+        try:
+            await change(what)
+        except ActorserveError as error:
+            log.error("servicer not changed", servicer=label, why=str(error))  # noqa: TRY400  # the user's code
+
     # --- while the server runs ----------------------------------------------------------------------
 
     async def add(self, servicer: Servicer) -> Reply[None]:
@@ -125,7 +156,7 @@ class Servicing:
         async with self._turn:
             places = self._free_places(servicer, schema)
             ready = await self._supervisor.carry_out(Spawn(spec))
-            self._serve(servicer.label, Served(spec, Routes(schema, asking(self._mailbox_of(spec))), places))
+            self._serve(servicer.label, Served(servicer, spec, Routes(schema, asking(self._mailbox_of(spec))), places))
         return ready
 
     async def add_schema(self, servicer: Servicer, ask: Ask) -> None:
@@ -133,7 +164,7 @@ class Servicing:
         schema = ServicerSchema.of(await probe(spec_of(servicer, folder=self._folder), self._settings))
         async with self._turn:
             places = self._free_places(servicer, schema)
-            self._serve(servicer.label, Served(None, Routes(schema, ask), places))
+            self._serve(servicer.label, Served(servicer, None, Routes(schema, ask), places))
 
     def _serve(self, label: str, served: Served) -> None:
         self.served[label] = served
@@ -165,7 +196,7 @@ class Servicing:
     def _mailbox_of(self, spec: ModelSpec) -> _Finder:
         return _Finder(self._directory, spec)
 
-    async def remove(self, label: str, *, grace_s: float) -> Reply[None]:
+    async def remove(self, label: str) -> Reply[None]:
         """Serve one no longer: its methods are UNIMPLEMENTED at once, calls in hand end, its replicas drain.
 
         Returns once that has begun; the reply is set when they are gone. NoSuchModel: none is called so.
@@ -179,9 +210,9 @@ class Servicing:
             gone: Reply[None] = Reply()
             gone.set(None)
             return gone
-        return await self._supervisor.carry_out(Stop(served.spec.name, served.spec.version, grace_s))
+        return await self._supervisor.carry_out(Stop(served.spec.name, served.spec.version, self._grace_s))
 
-    async def replace(self, servicer: Servicer, *, grace_s: float) -> Reply[None]:
+    async def replace(self, servicer: Servicer) -> Reply[None]:
         """Serve another in the place of the one that is called so; new calls are its from the moment it is READY.
 
         Where it is no good (LoadFailed, StartupTimeout), the old one stays. The reply is set when the old is gone.
@@ -193,7 +224,7 @@ class Servicing:
         version = str(int(old.spec.version) + 1)
         spec = spec_of(servicer, folder=self._folder, version=version)
         schema = ServicerSchema.of(await probe(spec, self._settings))
-        served = Served(spec, Routes(schema, asking(self._mailbox_of(spec))), self._places_of(servicer))
+        served = Served(servicer, spec, Routes(schema, asking(self._mailbox_of(spec))), self._places_of(servicer))
         await (await self._supervisor.carry_out(Spawn(spec, unregister_on_failure=True))).wait()
         async with self._turn:
             try:
@@ -203,7 +234,7 @@ class Servicing:
                 raise
             await self._supervisor.carry_out(SetDefault(spec.name, spec.version))
             log.info("servicer replaced", servicer=label, services=list(schema.services))
-            return await self._supervisor.carry_out(Stop(old.spec.name, old.spec.version, grace_s))
+            return await self._supervisor.carry_out(Stop(old.spec.name, old.spec.version, self._grace_s))
 
     def _switch(self, label: str, old: Served, new: Served) -> None:
         """Route to the new one, in one step; the old one stays where that cannot be."""
@@ -259,51 +290,3 @@ async def _pass_on(ready: Reply[None], loading: Reply[None]) -> None:
         loading.set(None)
     except ActorserveError as error:
         loading.fail(error)
-
-
-def key_of(servicer: Servicer) -> str:
-    """The key (`name/version`) of the model that runs it first."""
-    return f"{servicer.label}/{VERSION}"
-
-
-def spec_of(servicer: Servicer, *, folder: Path, version: str = VERSION) -> ModelSpec:
-    """The ModelSpec that runs a servicer. `folder` is what relative paths mean."""
-    listed = servicer.requirements
-    environment = Environment(
-        path=tuple(str((folder / one).resolve()) for one in servicer.path),
-        env=servicer.env,
-        pass_env=servicer.pass_env,
-        requirements=() if isinstance(listed, str) else listed,
-        requirements_file=str((folder / listed).resolve()) if listed and isinstance(listed, str) else "",
-        base=str(folder.resolve()),
-        install_timeout_s=servicer.install_timeout_s,
-    )
-    return ModelSpec(
-        name=servicer.label,
-        version=version,
-        handler=HOST,
-        model_dir=folder,
-        url=servicer.servicer,
-        options={
-            "servicer": servicer.servicer,
-            "functions": list(servicer.functions),
-            "max_ongoing_requests": servicer.max_ongoing_requests,
-        },
-        workers_min=servicer.replicas.min,
-        workers_max=servicer.replicas.max,
-        target_ongoing_requests=servicer.target_ongoing_requests,
-        upscale_delay_s=servicer.upscale_delay_s,
-        downscale_delay_s=servicer.downscale_delay_s,
-        devices=(servicer.device,) if isinstance(servicer.device, str) else servicer.device,
-        threads=servicer.threads,
-        batch_size=servicer.max_ongoing_requests,
-        queue_size=MOST_QUEUED if servicer.max_queued_requests < 0 else servicer.max_queued_requests,
-        startup_timeout_s=servicer.startup_timeout_s,
-        response_timeout_s=servicer.response_timeout_s,
-        max_restarts=servicer.max_restarts,
-        restart=Restart(servicer.restart),
-        max_worker_memory_mb=servicer.max_worker_memory_mb,
-        max_requests_per_worker=servicer.max_requests_per_worker,
-        loaded_at_startup=True,
-        environment=environment,
-    )

@@ -45,6 +45,21 @@ async def test_full_refuses_at_once(autojump_clock):
     assert (before, 3.0) == (trio.current_time(), refused.value.retry_after_s)
 
 
+async def test_with_tickets_nobody_waits():
+    """With job tickets a request is taken where a replica is idle, one for each; the next is refused at once."""
+    mailbox = Mailbox("m", limit=5, batch_size=4, max_delay_s=0.0, tickets=True)
+    with pytest.raises(Overloaded, match="no worker is idle"):
+        mailbox.ask(infer(0))
+    for _ in range(2):
+        mailbox.idle.add(Signal())
+    mailbox.ask(infer(1))
+    mailbox.ask(infer(2))
+    with pytest.raises(Overloaded):
+        mailbox.ask(infer(3))
+
+    assert numbers(mailbox.take(mailbox.batch_lane, 4)) == [1, 2]
+
+
 async def test_both_lanes_share_the_bound():
     """Streams and batches are counted together."""
     mailbox = box(limit=2)

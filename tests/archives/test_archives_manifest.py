@@ -79,6 +79,7 @@ maxNumSequence: 3
 sequenceMaxIdleMSec: 1500
 deviceType: cpu
 useJobTicket: true
+useVenv: true
 handler: {top_k: 5, since: 2026-11-24, 3: three}
 """
 
@@ -88,13 +89,13 @@ def test_settings():
     settings = manifest.settle(manifest.parse_yaml(YAML, "c.yaml"))
     assert settings.content == {
         "batch_size": 8, "max_batch_delay_ms": 50, "queue_size": 7, "max_sequences": 3,
-        "sequence_idle_timeout_s": 1.5, "device": "cpu",
+        "sequence_idle_timeout_s": 1.5, "device": "cpu", "job_tickets": True,
     }  # fmt: skip
     assert settings.fixed == {
         "workers": {"min": 2, "max": 4}, "response_timeout_s": 10, "startup_timeout_s": 120.0
     }  # fmt: skip
     assert settings.yaml["handler"] == {"top_k": 5, "since": "2026-11-24", "3": "three"}
-    assert settings.ignored == ("useJobTicket has no effect",)
+    assert settings.ignored == ("useVenv has no effect",)
 
 
 @pytest.mark.parametrize(

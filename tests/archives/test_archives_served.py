@@ -289,3 +289,36 @@ async def test_a_handler_of_torchserve(site):
         await register(app, "m.mar")
         assert await predict(app, "served") == b"said by served hello of 1"
         assert [len(model.replicas) for model in app.tree().models] == [3]
+
+
+async def test_an_entry_that_is_reloaded(site):
+    """A changed entry's archive is unpacked anew and answers; the folder of the old goes with its workers. What is
+    unpacked for a configuration that is wrong, or for a rollout that fails, leaves nothing.
+    """
+
+    async def reload(**models):
+        content = {**site.content, "models": {"m": {"source": str(path), **models.pop("m", {})}, **models}}
+        await app.server.reload(config.parse(content, folder=Path.cwd()))
+
+    async def left(count):
+        with trio.fail_after(60):
+            while len(site.left()) != count:
+                await trio.sleep(0.01)
+
+    path = make_zip(site.store / "m.zip", MEMBERS)
+    site.content["models"] = {"m": {"source": str(path)}}
+    async with testing.serve(site.content) as app:
+        (first,) = site.left()
+        make_zip(path, {**MEMBERS, "word.txt": b"new "})
+        await reload(m={"options": {"a": 1}})
+        assert await predict(app, "m") == b"new hello"
+        await left(1)
+        assert site.left() != [first]
+        with pytest.raises(ConfigError, match="there is no folder or archive"):
+            await reload(m={"options": {"a": 2}}, n={"source": "nowhere"})
+        assert len(site.left()) == 1
+        make_zip(path, {name: data for name, data in MEMBERS.items() if name != "word.txt"})
+        await reload(m={"options": {"a": 3}})
+        await left(1)
+        assert await predict(app, "m") == b"new hello"
+        assert "word.txt" in app.tree().models[0].rollout

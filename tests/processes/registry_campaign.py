@@ -4,6 +4,7 @@ A life: start the server on the state of the last one, compare what it has with 
 management calls from several tasks at once, SIGKILL the server at a random moment. Kept throughout is a ledger of
 what each version may be: every change that was acknowledged, and those that were asked and not answered, which may
 be done or not. Each task owns a model, so its calls have an order; the models share the server and its registry.
+One more task changes the config file and sends SIGHUP: whatever of that was done, the next server has what it says.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from serving import free_port
 
 ECHO = "actorserve.handlers.echo:Echo"
 MODELS = ("a", "b", "c")
+FILED = "filed"
 VERSIONS = ("1.0", "2.0")
 REFUSALS = (Status.NOT_FOUND, Status.ALREADY_EXISTS, Status.FAILED_PRECONDITION)
 LOST = (ConnectionError, StreamTerminatedError, OSError)
@@ -103,15 +105,40 @@ class Campaign:
         self.port = free_port()
         self.folder = folder
         self.ledgers = {name: Ledger() for name in MODELS}
-        self.acknowledged = self.cut_short = 0
+        self.filed: Shape = (), ""
+        self.acknowledged = self.cut_short = self.reloads = 0
         for version in VERSIONS:
             place = folder / "models" / version
             place.mkdir(parents=True)
             (place / "model.toml").write_text(f'handler = "{ECHO}"\nversion = "{version}"\n')
-        (folder / "config.toml").write_text(
+        self._write()
+
+    def _write(self) -> None:
+        """Write the config file, with a model, or without: what is there is a whole file at any time."""
+        models = ""
+        for version, workers, _ in self.filed[0]:
+            models = (
+                f'[models.{FILED}]\nhandler = "{ECHO}"\nversion = "{version}"\nworkers = {{ min = {workers} }}\n'
+                f"options = {{ delay_s = {self.dice.random() / 1000:.6f} }}\n"
+            )
+        new = self.folder / "config.new"
+        new.write_text(
             '[server]\ngrace_s = 1\n[log]\naccess = false\nformat = "json"\n[listeners.all]\n'
-            f'address = "127.0.0.1:{self.port}"\nservices = ["inference", "management"]\n'
+            f'address = "127.0.0.1:{self.port}"\nservices = ["inference", "management"]\n{models}'
         )
+        new.replace(self.folder / "config.toml")
+
+    async def _rewrite(self, process: subprocess.Popen[bytes]) -> None:
+        """Change the file and have it read, until the server is gone."""
+        while True:
+            version, workers = self.dice.choice(VERSIONS), self.dice.choice((0, 1, 2))
+            self.filed = (((version, workers, workers),), version) if self.dice.random() < 0.8 else ((), "")
+            self._write()
+            process.send_signal(signal.SIGHUP)
+            self.reloads += 1
+            await trio.sleep(self.dice.expovariate(1 / 0.1))
+            if process.poll() is not None:
+                return
 
     def start(self) -> subprocess.Popen[bytes]:
         with (self.folder / "log").open("wb") as log:
@@ -128,8 +155,10 @@ class Campaign:
                     async with trio.open_nursery() as nursery:
                         for name in MODELS:
                             nursery.start_soon(self._change, name)
+                        nursery.start_soon(self._rewrite, process)
                         await trio.sleep(self.dice.expovariate(1 / 0.25))
                         os.kill(process.pid, signal.SIGKILL)
+                        process.wait()
         finally:
             process.kill()
             process.wait()
@@ -139,6 +168,7 @@ class Campaign:
             try:
                 async with Channel(f"127.0.0.1:{self.port}") as channel:
                     stub = ManagementAPIsServiceStub(channel)
+                    assert await self._shape(stub, FILED) == self.filed
                     for name, ledger in self.ledgers.items():
                         shape = await self._shape(stub, name)
                         order = {(tuple(sorted(versions)), default) for versions, default in ledger.may}
@@ -234,7 +264,8 @@ def main() -> None:
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         one = trio.run(campaign, Path(folder), options.kills, options.seed)
-    print(f"{options.kills} kills: {one.acknowledged} acknowledged, {one.cut_short} cut short, none lost, no ghost")
+    counts = f"{one.acknowledged} acknowledged, {one.cut_short} cut short, {one.reloads} reloads"
+    print(f"{options.kills} kills: {counts}, none lost, no ghost")
 
 
 if __name__ == "__main__":

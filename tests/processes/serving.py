@@ -51,12 +51,13 @@ class Serving:
         ports = free_port(), free_port()
         self.port = ports[0]
         self.log_file = folder / "log.jsonl"
-        config = folder / "config.toml"
-        config.write_text(
+        self.config = config = folder / "config.toml"
+        self.tables = (
             f'[server]\ngrace_s = 2\n{server}\n[log]\nformat = "json"\nlevel = "debug"\n'
             f'[listeners.inference]\naddress = "127.0.0.1:{ports[0]}"\nservices = ["inference"]\n'
-            f'[listeners.management]\naddress = "127.0.0.1:{ports[1]}"\nservices = ["management"]\n{models}'
+            f'[listeners.management]\naddress = "127.0.0.1:{ports[1]}"\nservices = ["management"]\n'
         )
+        config.write_text(self.tables + models)
         with self.log_file.open("wb") as log:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "actorserve", str(config)],
@@ -94,6 +95,11 @@ class Serving:
         """A stream that is read by iterating."""
         data = {key: value.encode() for key, value in inputs.items()}
         return self.streams(PredictionsRequest(model_name=model, input=data), timeout=60)
+
+    def hang_up(self, models: str) -> None:
+        """Write the config file with these models, and have the server read it."""
+        self.config.write_text(self.tables + models)
+        self.popen.send_signal(signal.SIGHUP)
 
     def workers(self, model: str) -> list[int]:
         """The pids of a model's READY workers."""

@@ -9,6 +9,7 @@ from grpclib.exceptions import GRPCError
 from rpc_rig import config
 
 from actorserve import testing
+from actorserve.actors.messages import Call, Cardinality
 
 KINDS = ("Busy", "AsyncBusy")
 
@@ -206,3 +207,19 @@ async def test_what_grpcio_never_answers(generated):
             assert error.value.status is status
             assert text in error.value.message
         assert (await stub.One(pb.Ask(case="again"))).text == "again"
+
+
+@pytest.mark.parametrize("target", ["blocking_servicer:Servicer", "busy_servicer:AsyncBusy", "grpclib_service:Service"])
+async def test_calls_that_are_cancelled_as_they_begin(generated, target):
+    """However early its caller goes, a call ends, and its place is free again."""
+    with trio.fail_after(60):
+        async with testing.serve(config(generated, target, max_ongoing_requests=8)) as app:
+            mailbox = app.server.directory.find(target)
+            for _ in range(100):
+                exchanges = [mailbox.ask(Call("/diff.Diff/Collect", Cardinality.STREAM_UNARY, None)) for _ in range(8)]
+                while mailbox.waiting:
+                    await trio.lowlevel.checkpoint()
+                for exchange in exchanges:
+                    exchange.abandon()
+            while in_hand(app):
+                await trio.sleep(0.001)

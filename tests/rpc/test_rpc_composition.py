@@ -99,3 +99,13 @@ async def test_calls_of_a_dead_worker_end(app):
             await hanging.wait()
         while (await ask(app, "cancelled", to="back").wait()).data != b"1":
             await trio.sleep(0.001)
+
+
+async def test_an_rpc_worker_is_a_process():
+    """`isolation = "thread"` is refused: a loop, and code that expects a process, would share the server's."""
+    config = {
+        "server": {"state_dir": ""},
+        "models": {"back": {"handler": "compose_hosts:Back", "path": [str(HERE)], "isolation": "thread"}},
+    }
+    async with testing.serve(config) as app:
+        assert 'needs a process: isolation = "thread" has none' in str(app.failures[0][1])

@@ -129,6 +129,29 @@ async def test_replaced_without_a_failed_call(generated):
         assert [model.spec.version for model in app.tree().models] == ["2"]
 
 
+async def test_reloaded_with_the_file(generated):
+    """SIGHUP's reload adds, replaces and removes what config.toml says; what is wrong leaves what was there."""
+
+    def with_servicers(*servicers):
+        tables = [one.model_dump(exclude_unset=True) for one in servicers]
+        settings = parse({**bare(generated), "servicers": tables}, folder=HERE)
+        return settings.model_copy(update={"listeners": running.listeners})
+
+    async with server(bare(generated)) as (app, channel):
+        running = app.server.settings
+        await app.server.reload(with_servicers(servicer(generated, "busy_servicer:Busy", name="mine")))
+        assert await answer(channel) == "echo"
+        assert await answer(channel, "pid") == ""
+        await app.server.reload(with_servicers(servicer(generated, "busy_servicer:AsyncBusy", name="mine")))
+        assert await answer(channel, "pid") == "pid"
+        await app.server.reload(with_servicers(servicer(generated, "busy_servicer:Raises", name="mine")))
+        assert await answer(channel, "pid") == "pid"
+        assert await services(channel) == ["diff.Diff"]
+        await app.server.reload(with_servicers())
+        assert await answer(channel) is Status.UNIMPLEMENTED
+        assert await services(channel) == []
+
+
 async def test_what_cannot_be_served_changes_nothing(generated):
     """LoadFailed says why, for code that is missing, no servicer, or cannot be made; the old one stays."""
     async with server(config(generated, "busy_servicer:Busy")) as (app, channel):

@@ -35,6 +35,7 @@ from actorserve.config_servicer import Servicer
 from actorserve.errors import ActorserveError, BadInput, NoSuchApplication, NoSuchModel, StartFailed, WrongState
 from actorserve.listening import address_of, open_address
 from actorserve.proto import ray_serve_pb2
+from actorserve.servicer_specs import spec_of as spec_of_servicer
 from actorserve.services import status
 from actorserve.services.applications import AppRoutes, Board, Pick, RayService, Taken, Translate
 from actorserve.services.reflection import AlphaReflectionService, ReflectionService
@@ -42,7 +43,6 @@ from actorserve.services.schemas import Schema
 from actorserve.services.servicers import ServicerSchema
 from actorserve.services.transport.server import GrpcServer
 from actorserve.servicing import Place
-from actorserve.servicing import spec_of as spec_of_servicer
 
 HOST_OF_DRIVERS = "127.0.0.1"
 PREDICT = "/ray.serve.PredictAPIsService/Predict"
@@ -93,7 +93,7 @@ class Running:
         return self.application.ingress
 
 
-class Applying:
+class Apps:
     """See the module's docstring. `places`: the listeners that take calls for applications, by name."""
 
     def __init__(
