@@ -41,7 +41,7 @@ from actorserve.apps import PREDICT_SCHEMA, AppPlace, Apps
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Servicer
 from actorserve.config_types import is_packed, split_address
-from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed
+from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed, Unavailable
 from actorserve.listening import address_of, check_private, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
 from actorserve.reloader import Reloader
@@ -480,14 +480,15 @@ class Server:
             keys.begin()
 
     async def wait_loaded(self) -> list[tuple[str, ActorserveError]]:
-        """Wait until every configured model is READY or FAILED; gives the failures."""
+        """Wait until every configured model is READY, FAILED or taken away meanwhile; gives the failures."""
         failures: list[tuple[str, ActorserveError]] = []
         for name, reply in self.loading.items():
             try:
                 await reply.wait()
             except ActorserveError as error:
                 failures.append((name, error))
-        return failures
+        names = {one for model in self.observe().models for one in (model.spec.name, model.spec.key)}
+        return [(name, error) for name, error in failures if name in names or not isinstance(error, Unavailable)]
 
     @property
     def servicers(self) -> frozenset[str]:
@@ -500,11 +501,11 @@ class Server:
         return len(self.specs) + len(self.settings.servicers)
 
     def is_serving(self) -> bool:
-        """Whether a configured model or servicer is READY, or none is configured."""
+        """Whether one of what runs is READY or may yet be, or nothing is configured: a reload may have taken it away."""
         models = self.observe().models
         if not models:
-            return not self.settings.servicers
-        return any(model.state is State.READY or not model.spec.workers_min for model in models)
+            return not (self.settings.servicers or self.settings.applications)
+        return any(model.state is not State.FAILED for model in models)
 
 
 def ledger_here() -> Ledger:

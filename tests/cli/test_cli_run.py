@@ -175,6 +175,26 @@ def test_no_model_can_load(tmp_path):
     assert "good bye" not in server.text()
 
 
+def test_a_model_that_is_taken_away_while_it_loads_has_not_failed(tmp_path):
+    """A reload replaces the only model before it is READY: the server goes on with the one in its place."""
+    names = {one: "load = " + json.dumps(str(tmp_path / one)) for one in ("first", "second")}
+    for one in names:
+        os.mkfifo(tmp_path / one)
+    config = configured(tmp_path, GATE.format(names["first"]))
+    with running(config, folder=tmp_path) as server:
+        server.address()
+        configured(tmp_path, GATE.replace("models.gate", "models.other").format(names["second"]))
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for(r"other/1\.0.*model registered", "err")
+        with grpc.insecure_channel(server.address()) as channel:
+            asked = predict(channel, "other")
+            open_gate(tmp_path, "second")
+            assert asked.result().prediction == b"hello"
+        assert "no model could be loaded" not in server.text("err")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_end() == 0
+
+
 def test_json_log(tmp_path):
     """The log is one JSON object a line where stderr is no terminal; each call is a line with peer, method, status."""
     config = configured(tmp_path, ECHO)
