@@ -501,7 +501,7 @@ class Server:
         return len(self.specs) + len(self.settings.servicers)
 
     def is_serving(self) -> bool:
-        """Whether one of what runs is READY or may yet be, or nothing is configured: a reload may have taken it away."""
+        """Whether one of what runs is READY or may yet be, or nothing is configured: a reload may have removed it."""
         models = self.observe().models
         if not models:
             return not (self.settings.servicers or self.settings.applications)
