@@ -497,8 +497,8 @@ class Server:
 
     @property
     def to_load(self) -> int:
-        """How many of the file's models and servicers are loaded when the server starts."""
-        return len(self.specs) + len(self.settings.servicers)
+        """How many of the file's models, servicers and applications are loaded when the server starts."""
+        return len(self.specs) + len(self.settings.servicers) + len(self.settings.applications)
 
     def is_serving(self) -> bool:
         """Whether one of what runs is READY or may yet be, or nothing is configured: a reload may have removed it."""
