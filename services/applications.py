@@ -37,6 +37,7 @@ from actorserve.proto.applications_pb2 import (
 )
 from actorserve.proto.ray_serve_grpc import RayServeAPIServiceBase
 from actorserve.proto.ray_serve_pb2 import HealthzResponse, ListApplicationsResponse
+from actorserve.services.access import check_model
 from actorserve.services.servicers import NEVER, STATUSES, ServicerSchema, call_of, converse, handler_of
 
 if TYPE_CHECKING:
@@ -76,8 +77,14 @@ class Board:
         return choose(self.taken, named_in(metadata), lenient=lenient)
 
     def picking(self, *, lenient: bool) -> Pick:
-        """What finds the mailbox of a call, for a listener."""
-        return lambda stream: self.pick(stream.metadata, lenient=lenient).mailbox()
+        """What finds the mailbox of a call, for a listener. NotAllowed: its token is for other models."""
+
+        def pick(stream: ServerStream) -> Mailbox:
+            taken = self.pick(stream.metadata, lenient=lenient)
+            check_model(stream, taken.name)
+            return taken.mailbox()
+
+        return pick
 
 
 def named_in(metadata: Any) -> str:

@@ -1,6 +1,7 @@
 """Rules of applications that need no process: which one a call means, Ray's table, options as a model's."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from grpclib.const import Status
@@ -9,8 +10,9 @@ from actorserve import errors
 from actorserve.actors.applications import MOST_QUEUED, Application, Source, same_replicas, spec_of
 from actorserve.serve.definition import deployment
 from actorserve.serve.graph import build
-from actorserve.services.applications import Taken, choose, named_in
+from actorserve.services.applications import Board, Taken, choose, named_in
 from actorserve.services.ray_compat import said_of, timed_out
+from actorserve.services.tokens import Token
 from actorserve.services.transport.values import decode_metadata
 
 ONE = {"a": Taken("a", "A", lambda: None)}
@@ -48,6 +50,18 @@ def test_the_last_name_counts():
     assert named_in(decode_metadata([(b"application", b"a"), (b"application", b"b")])) == "b"
     assert named_in(decode_metadata([(b"application", b"")])) == ""
     assert named_in(decode_metadata([])) == ""
+
+
+def test_a_token_for_other_applications():
+    """A token that names its models names its applications by them: a call for another is not allowed."""
+    board = Board()
+    board.taken = TWO
+    stream = SimpleNamespace(metadata=decode_metadata([(b"application", b"b")]), token=None)
+    pick = board.picking(lenient=False)
+    assert pick(stream) is None  # what stands for its mailbox here
+    stream.token = Token("mine", b"", models=frozenset({"a"}))
+    with pytest.raises(errors.NotAllowed, match="the token 'mine' does not allow the model 'b'"):
+        pick(stream)
 
 
 @pytest.mark.parametrize(
