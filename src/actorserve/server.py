@@ -501,10 +501,14 @@ class Server:
         return len(self.specs) + len(self.settings.servicers) + len(self.settings.applications)
 
     def is_serving(self) -> bool:
-        """Whether one of what runs is READY or may yet be, or nothing is configured: a reload may have removed it."""
+        """Whether one of what runs is READY or may yet be, or nothing is configured.
+
+        A reload may have taken those of the start away; a servicer that cannot even be imported has no model.
+        """
         models = self.observe().models
         if not models:
-            return not (self.settings.servicers or self.settings.applications)
+            settings = self.settings if self._reloader is None else self._reloader.settings
+            return not (settings.servicers or settings.applications)
         return any(model.state is not State.FAILED for model in models)
 
 
