@@ -37,6 +37,7 @@ class Calls:
     def __init__(self, write: Callable[[Data], None]) -> None:
         self._write = write
         self._open: dict[int, Exchange] = {}
+        self.opened = 0  # in all
 
     def __len__(self) -> int:
         return len(self._open)
@@ -65,6 +66,7 @@ class Calls:
             credit = _Credit()
             exchange.on_taken = lambda chunks, size: self._taken(id, credit, chunks, size)
         self._write(packed)
+        self.opened += 1
         if data is None:
             exchange.begin(lambda data: self._send(id, data), lambda: self._write(wire.frame(Kind.END, id)))
 

@@ -17,6 +17,7 @@ from typing import overload
 
 import trio
 
+from actorserve.actors.affinity import NEVER, Affinity
 from actorserve.actors.batching import is_full
 from actorserve.actors.claims import PRIORITY, Claims, Message, priority_of
 from actorserve.actors.duplex import Duplex, Seats
@@ -27,7 +28,7 @@ from actorserve.actors.order import Line, number
 from actorserve.actors.overload import DrainRate, who_gives_way
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.turns import Turns
-from actorserve.actors.waiters import Waiters
+from actorserve.actors.waiters import Signal, Waiters
 from actorserve.errors import ActorserveError, Expired, NotStateful, Overloaded, Unsupported
 
 NO_CLAIMS = Claims()
@@ -61,6 +62,7 @@ class Mailbox:
         self.idle = Waiters()  # replicas with nothing in hand
         self.busy = Waiters()  # replicas with one batch in hand, which may take a full one ahead of time
         self.roomy = Waiters()  # replicas that may open streams
+        self.affinity: Affinity[Signal] = Affinity()  # where deployments multiplex models
         self._drained = DrainRate()
         self._emptied = trio.Event()
 
@@ -265,6 +267,26 @@ class Mailbox:
         if not waiting:
             self._emptied.set()
         return taken
+
+    def take_streams(self, count: int, who: Signal) -> tuple[list[Envelope], float]:
+        """Take up to `count` streams for a replica; with when it should look again, where models decide."""
+        if not self.affinity or not count:
+            return self.take(self.stream_lane, count), NEVER
+        now = trio.current_time()
+        chosen = self.affinity.choose(iter(self.stream_lane), count, who, now)
+        taken: list[Envelope] = []
+        for envelope in chosen.taken:
+            self.stream_lane.discard(envelope)
+            if envelope.deadline <= now:
+                fail_quietly(envelope.reply, Expired("the deadline passed in the queue"))
+            else:
+                taken.append(envelope)
+        for other in chosen.others:
+            self.roomy.wake_one(other)
+        if taken and (self.waiting or self._drained.saturated):
+            self._drained.took(len(taken), self.waiting, now)
+        self._note_emptied()
+        return taken, chosen.again
 
     def put_back(self, envelopes: Iterable[Envelope]) -> None:
         """Return what was taken and never begun to its old place, with its old arrival times."""

@@ -199,6 +199,8 @@ class ModelSpec:
     restart: Restart = Restart.TRANSIENT
     max_worker_memory_mb: int = 0
     max_requests_per_worker: int = 0
+    health_check_period_s: float = 0.0  # 0: never asked
+    health_check_timeout_s: float = 30.0
     max_sequences: int = 100
     sequence_idle_timeout_s: float = 60.0
     loaded_at_startup: bool = False
@@ -354,6 +356,17 @@ class Stop:
     name: str
     version: str
     grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Give a model version another spec of the same name and version, in place: how many workers, and `user_config`.
+
+    Workers are told a changed `user_config` (an option) without a restart; where one's code refuses it, all keep the
+    old. Nothing else of the spec may differ. The reply is given when that is done.
+    """
+
+    model: ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

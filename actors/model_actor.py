@@ -12,8 +12,9 @@ Over 250 lines: the tasks share one nursery and what they find out.
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import trio
 
 from actorserve.actors import wire
 from actorserve.actors.composition import Composition
+from actorserve.actors.controls import Controls
 from actorserve.actors.in_hand import InHand
 from actorserve.actors.loading import load_content
 from actorserve.actors.mailbox import Mailbox
@@ -109,6 +111,9 @@ class Incarnation:
         self._failure: Crashed | None = None  # why, where the process's status does not say it
         self._in_hand: InHand | None = None
         self._composition: Composition | None = None
+        self._controls: Controls | None = None
+        self._checks_health = self._multiplexes = False
+        self._settled = trio.Event()  # READY, or ended
         self._log = log.bind(model=spec.model.key, worker=spec.index)
 
     @property
@@ -135,6 +140,13 @@ class Incarnation:
         """Leave the place to another: take nothing more, finish what is in hand, sequences too, then end."""
         self._draining = True
         self._signal.set()
+
+    async def control(self, content: Mapping[str, Any]) -> None:
+        """Have the worker do something, once it is READY. HandlerRaised: it refused. No effect if it ends first."""
+        await self._settled.wait()
+        if self._controls is not None and self.ready_at is not None:
+            with contextlib.suppress(ActorCrashed):
+                await self._controls.ask(content)
 
     # --- from spawn to end --------------------------------------------------------------------
 
@@ -173,7 +185,10 @@ class Incarnation:
 
         assert self._in_hand is not None  # noqa: S101  # narrows the type: run() has set it
         left = self._in_hand.abandon_all(error)
-        self._taking.leave_lines()
+        self._taking.leave()
+        self._settled.set()
+        if self._controls is not None:
+            self._controls.abandon_all()
         self._mailbox.put_back(left)
 
     async def _live(self, worker: Worker, in_hand: InHand) -> Exit:
@@ -202,6 +217,7 @@ class Incarnation:
         drained = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run_writer)
+            self._controls = Controls(worker.write)
             if self._settings.find is not None:
                 self._composition = Composition(self._settings.find, worker.write, nursery)
             nursery.start_soon(self._read, worker, in_hand, nursery.cancel_scope)
@@ -213,11 +229,21 @@ class Incarnation:
                 await self._gate.wait()
             if not self._draining:
                 self._mailbox.learn(self._able)
+                if self._multiplexes:
+                    self._mailbox.affinity.hold(self._signal, (), (), trio.current_time())
+            self._settled.set()
+            if self._checks_health and self.spec.model.health_check_period_s:
+                nursery.start_soon(self._check_health, worker, self._controls)
             await self._take_until_drained(in_hand)
             await self._say_stop(worker)
             drained = True
             nursery.cancel_scope.cancel()
         return drained
+
+    async def _check_health(self, worker: Worker, controls: Controls) -> None:
+        model = self.spec.model
+        why = await controls.check_health(model.health_check_period_s, model.health_check_timeout_s)
+        self._kill(worker, Crashed(why))
 
     def _kill(self, worker: Worker, why: Crashed) -> None:
         """End a worker that is no good; the reader then reads the socket to its end."""
@@ -303,15 +329,32 @@ class Incarnation:
             case Kind.LOG:
                 self._relay(wire.read_note(frame.payload))
             case Kind.READY:
-                said = wire.read_note(frame.payload)
-                able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences", "calls"))
-                self._able = Capabilities(*able)
-                self._loaded.set()
+                self._hear_ready(wire.read_note(frame.payload))
+            case Kind.CONTROLLED | Kind.MODELS:
+                self._hear_of_calls(frame)
             case Kind.FAILED:
                 said = wire.read_note(frame.payload)
                 self._failure = Crashed(str(said.get("reason")), permanent=bool(said.get("permanent")))
             case other:
                 raise wire.WireError(f"unexpected frame {Kind(other).name}")
+
+    def _hear_ready(self, said: dict[str, Any]) -> None:
+        able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences", "calls"))
+        self._able = Capabilities(*able)
+        self._checks_health = bool(said.get("checks_health"))
+        self._multiplexes = bool(said.get("multiplexes"))
+        self._loaded.set()
+
+    def _hear_of_calls(self, frame: Frame) -> None:
+        """What only workers with a schema of their own say."""
+        if frame.kind == Kind.MODELS:
+            said = wire.read_note(frame.payload)
+            now = trio.current_time()
+            held, loading = map(str, said["held"]), map(str, said["loading"])
+            self._mailbox.affinity.hold(self._signal, held, loading, now, int(said["seen"]))
+            self._mailbox.wake_next()
+        elif self._controls is not None:
+            self._controls.hear(frame)
 
     def _relay(self, said: dict[str, Any]) -> None:
         """Log what the handler logged, as many lines a second as it may print."""
@@ -350,7 +393,7 @@ class Incarnation:
         while True:
             until = float("inf")
             if self._draining:
-                self._taking.leave_lines()
+                self._taking.leave()
                 self._mailbox.wake_next()
             else:
                 until = self._taking.take(in_hand)
@@ -358,7 +401,7 @@ class Incarnation:
             if self._cuts_sequences or self._mailbox.closed:
                 in_hand.sequences.drain(self.spec.model.name)
             if not in_hand.items and (self._draining or (self._mailbox.closed and not self._mailbox.waiting)):
-                self._taking.leave_lines()
+                self._taking.leave()
                 return
             with trio.move_on_at(until):
                 await self._signal.wait()

@@ -97,6 +97,7 @@ class Engine:
         self._reading = threading.Lock()
         self._late: deque[Frame] = deque()  # what the watchdog has read
         self._turns = 0
+        self.opened = 0  # calls, in all
 
     async def run(self) -> None:
         """Return after STOP."""
@@ -187,6 +188,7 @@ class Engine:
 
     def _open(self, id: int, payload: bytes) -> None:
         opened = wire_calls.read_open_call((id, payload))
+        self.opened += 1
         method = self._host.methods.get(opened.method)
         if method is None or method.cardinality not in (None, opened.cardinality):
             self.post(wire_calls.ended(id, Ending(UNIMPLEMENTED, "Method not found!")))

@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from actorserve import config_defaults
+from actorserve.config_application import Application
 from actorserve.config_defaults import EVERY, MOST_WORKERS, Defaults, Workers
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Replicas, Servicer, check_servicers
@@ -48,7 +49,7 @@ from actorserve.config_types import (
 )
 from actorserve.errors import ConfigError
 
-SERVICES = ("inference", "management", "health", "reflection", "servicers")
+SERVICES = ("inference", "management", "health", "reflection", "servicers", "predict", "ray", "applications")
 DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "inference": {"address": "127.0.0.1:7070", "services": ["inference", "health", "reflection"]},
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
@@ -390,8 +391,9 @@ class Config(Table):
     log: Log = Field(default_factory=Log)
     listeners: dict[str, Listener] = Field(default_factory=dict)
     models: dict[str, Model] = Field(default_factory=dict)
-    servicers: tuple[Servicer, ...] = Field(default=(), strict=False)
     model_defaults: dict[str, Defaults] = Field(default_factory=dict)
+    servicers: tuple[Servicer, ...] = Field(default=(), strict=False)
+    applications: dict[str, Application] = Field(default_factory=dict)
     folder: Path = Field(default_factory=Path.cwd, exclude=True)
     optional: frozenset[str] = Field(default=frozenset(), exclude=True)
     """Models that nobody has named: one that is broken is left out, with a warning."""
@@ -401,7 +403,7 @@ class Config(Table):
         check_servicers(self.servicers, self.listeners)
         return self
 
-    @field_validator("models", "listeners")
+    @field_validator("models", "listeners", "applications")
     @classmethod
     def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
@@ -582,6 +584,7 @@ def _table_at(location: Sequence[int | str]) -> type[BaseModel]:
         "tls": Tls,
         "servicers": Servicer,
         "replicas": Replicas,
+        "applications": Application,
     }
     for depth, part in enumerate(location):
         if depth != 1:  # the second part is a name that the user gave
@@ -602,6 +605,7 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
     yield "tls", Tls
     yield "[models.NAME]", Model
     yield "workers", Workers
+    yield "[model_defaults.NAME]", Defaults
     yield "[[servicers]]", Servicer
     yield "replicas", Replicas
-    yield "[model_defaults.NAME]", Defaults
+    yield "[applications.NAME]", Application

@@ -43,7 +43,7 @@ class Servicer(Table):
     functions: Texts = Field(
         default=(),
         description="`module:add_XServicer_to_server` functions that protoc generated: those that register "
-        "`servicer`, where its bases do not tell.",
+        "`servicer`, where its bases do not tell. Without `servicer`: a schema that the applications answer.",
     )
     name: str = Field(
         default="", description="Its name in the log and in health checks, beside its services'. Default: `servicer`."
@@ -143,8 +143,8 @@ class Servicer(Table):
 
     @model_validator(mode="after")
     def _has_code(self) -> Servicer:
-        if not self.servicer:
-            raise ValueError('servicer is missing: name one as "module:Class"')
+        if not self.servicer and not self.functions:
+            raise ValueError('servicer is missing: name one as "module:Class", or functions that applications answer')
         return self
 
 

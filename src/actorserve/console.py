@@ -115,7 +115,7 @@ class Console:
         if self._stopping:
             return  # what had not loaded yet was stopped, and has not failed
         for name, error in failures:
-            where = "servicers" if name in server.servicers else "models"
+            where = place_of(name, server)
             say(f"actorserve: {where}.{name}: {screen.one_line(str(error))}", sys.stderr)
         if failures and not server.is_serving():
             self._code = FAILED
@@ -130,6 +130,13 @@ class Console:
         while True:
             await trio.sleep(PROGRESS_EVERY_S)
             say(screen.progress(server.observe(), trio.current_time() - began))
+
+
+def place_of(name: str, server: Server) -> str:
+    """The table of the file that has what is called so."""
+    if name in server.servicers:
+        return "servicers"
+    return "applications" if name in server.settings.applications else "models"
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

@@ -98,6 +98,9 @@ def hint(bound: Sequence[Bound], tree: Tree, folder: Path) -> list[str]:
     if not ready and managed:
         what = "ScaleWorker to start workers of a model, or " if tree.models else ""
         return [f"Call {MANAGEMENT} on {managed[0]}: {what}RegisterModel to bring one."]
+    called = [one.addresses[0] for one in bound if {"servicers", "predict"} & {*one.services}]
+    if called and any(model.spec.has_own_schema for model in tree.models):
+        return [f"Your own services answer on {', '.join(called)}."]
     if not addresses or not ready:
         return ["Nothing can be called yet: docs/configuration.md says how to add listeners and models."]
     for model in ready:

@@ -37,17 +37,19 @@ from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.unpacking import Unpacking
 from actorserve.actors.urls import AllowList
 from actorserve.actors.worker_process import Spawner
+from actorserve.apps import PREDICT_SCHEMA, AppPlace, Apps
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Servicer
-from actorserve.config_types import is_packed
+from actorserve.config_types import is_packed, split_address
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed, Unavailable
-from actorserve.listening import address_of, close_all, open_address, remove_file
+from actorserve.listening import address_of, check_private, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
 from actorserve.reloader import Reloader, say_left_out
 from actorserve.reloading import text_of
 from actorserve.servicer_specs import expected
-from actorserve.services import compat, status
+from actorserve.services import compat, ray_compat, status
 from actorserve.services.access import Access, Finds
+from actorserve.services.applications import ApplicationsService, RayService, Translate
 from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
 from actorserve.services.key_file import Door, KeyFile
@@ -96,6 +98,8 @@ class Server:
         self.spawner = spawner
         if spawner is not None and settings.servicers:
             raise ConfigError("servicers", "their code runs in worker processes, and there are none here")
+        if spawner is not None and settings.applications:
+            raise ConfigError("applications", "their code runs in worker processes, and there are none here")
         folder = settings.folder
         cache_dir = settings.server.cache_dir.expanduser()
         self.forkservers: Forkservers | None = None
@@ -108,7 +112,7 @@ class Server:
             cache_dir=cache_dir,
             path=(str(folder),),
             gather_limit=max(listener.max_send_bytes for listener in settings.listeners.values()),
-            find=self.directory.find,
+            find=lambda name, version: self.apps.find(name, version),  # noqa: PLW0108  # it is made below
         )
         self.supervisor = Supervisor(
             actor_settings,
@@ -139,6 +143,9 @@ class Server:
             grace_s=settings.server.grace_s,
             on_failed=self.health.forget,
         )
+        grace_s = settings.server.grace_s
+        self.apps = Apps(actor_settings, self.supervisor, self.directory, folder=folder, grace_s=grace_s)
+        self.apps.take_schemas(one for one in settings.servicers if not one.servicer)
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
@@ -150,10 +157,13 @@ class Server:
 
     def _grpc(self, name: str, listener: Listener, further: Sequence[Any]) -> GrpcServer:
         services: list[Any] = []
-        schemas: list[Schema] = []
-        follows: dict[str, str] = {}
         as_torchserve = listener.compatibility == "torchserve"
         table = compat if as_torchserve else status
+        told: Translate = table.translate
+        if listener.compatibility == "ray":
+            told = ray_compat.translating(listener.request_timeout_s)
+        schemas: list[Schema] = []
+        follows: dict[str, str] = {}
         if "inference" in listener.services:
             services.append(
                 InferenceService(
@@ -175,19 +185,28 @@ class Server:
                     defaults=self._defaults_of,
                 )
             )
+        if "ray" in listener.services:
+            services.append(RayService(self.apps.board))
+        if "applications" in listener.services:
+            services.append(ApplicationsService(self.apps))
         self._add_standard(listener, services, further, schemas, follows)
         limits = Limits(**{field.name: getattr(listener, field.name) for field in fields(Limits)})
         on_end = self.access.add if self.settings.log.access and self.settings.log.level in ("debug", "info") else None
         grpc = GrpcServer(
             [*services, *further],
             limits=limits,
-            translate=table.translate,
+            translate=told,
             on_end=on_end,
             interceptors=self._interceptors(listener),
             certificates=None if listener.tls is None else self._certificates(name, listener.tls),
         )
+        place = Place(grpc, schemas, follows)
         if "servicers" in listener.services:
-            self.servicing.places[name] = Place(grpc, schemas, follows)
+            self.servicing.places[name] = place
+        lenient = listener.compatibility == "ray"
+        self.apps.places[name] = AppPlace(place, lenient, told, "servicers" in listener.services)
+        if "predict" in listener.services:
+            self.apps.route(self.apps.places[name], PREDICT_SCHEMA)
         return grpc
 
     @property
@@ -322,6 +341,8 @@ class Server:
                     key = spec.key if spec.name in self.loading else spec.name
                     self.loading[key] = await self._spawn(spec)
                 self._begin_servicers(front)
+                await front.start(self.apps.run)
+                self._begin_applications(front)
                 self._spawned.set()
                 for name, opened in self._listeners.items():
                     await front.start(self.grpc[name].serve, opened)
@@ -337,12 +358,33 @@ class Server:
 
     def _begin_servicers(self, nursery: trio.Nursery) -> None:
         """Those of the file; a task in `nursery`."""
-        servicers = self.settings.servicers
+        servicers = [one for one in self.settings.servicers if one.servicer]
         if servicers:
             replies: dict[str, Reply[None]] = {servicer.label: Reply() for servicer in servicers}
             self.loading |= replies
             self.servicing.expect()
             nursery.start_soon(self.servicing.begin, servicers, replies)
+
+    def _begin_applications(self, nursery: trio.Nursery) -> None:
+        """Those of the file, and the schemas that they answer; a task in `nursery`."""
+        self.apps.used_ports = {
+            split_address(address)[1] for bound in self.bound for address in bound.addresses if ":" in address
+        }
+        replies: dict[str, Reply[None]] = {name: Reply() for name in self.settings.applications}
+        schemas = [one for one in self.settings.servicers if not one.servicer]
+        self.loading |= replies
+        self.loading |= {servicer.label: Reply() for servicer in schemas}
+        nursery.start_soon(self._apply, schemas, replies)
+
+    async def _apply(self, schemas: Sequence[Servicer], replies: dict[str, Reply[None]]) -> None:
+        for servicer in schemas:
+            try:
+                await self.apps.add_schema(servicer)
+                self.loading[servicer.label].set(None)
+            except ActorserveError as error:
+                log.error("schema not served", functions=servicer.functions, why=str(error))  # noqa: TRY400  # the user's code
+                self.loading[servicer.label].fail(error)
+        await self.apps.begin(self.settings.applications, replies)
 
     async def reload(self, new: config.Config) -> None:
         """Take up another configuration; returns when it is done. ConfigError, StateFailed: nothing was changed."""
@@ -404,11 +446,12 @@ class Server:
         grace_s = self.settings.server.grace_s
         log.info("draining", grace_s=grace_s)
         self.health.drain()
+        self.apps.drain()
         for server in self.grpc.values():
             server.drain()
         await self.supervisor.drain(grace_s)
         with trio.move_on_after(LAST_CALLS_S):
-            while any(server.statistics().calls for server in self.grpc.values()):
+            while self.apps.open_calls() or any(server.statistics().calls for server in self.grpc.values()):
                 await trio.sleep(0.01)
         log.info("drained")
 
@@ -431,6 +474,8 @@ class Server:
             for name, listener in self.settings.listeners.items():
                 opened[name] = []
                 for address in listener.addresses:
+                    if "applications" in listener.services:
+                        check_private(name, address)
                     opened[name] += await open_address(name, address, reuse_port=listener.reuse_port)
                 addresses = tuple(address_of(one) for one in opened[name])
                 bound.append(Bound(name, listener.services, addresses))
@@ -465,18 +510,18 @@ class Server:
 
     @property
     def to_load(self) -> int:
-        """How many of the file's models and servicers are loaded when the server starts."""
-        return len(self.specs) + len(self.settings.servicers)
+        """How many of the file's models, servicers and applications are loaded when the server starts."""
+        return len(self.specs) + len(self.settings.servicers) + len(self.settings.applications)
 
     def is_serving(self) -> bool:
-        """Whether a model or servicer is READY or may yet be, or there is none.
+        """Whether one of what runs is READY or may yet be, or nothing is configured.
 
         A reload may have taken those of the start away; a servicer that cannot even be imported has no model.
         """
         models = self.observe().models
         if not models:
             settings = self.settings if self._reloader is None else self._reloader.settings
-            return not settings.servicers
+            return not (settings.servicers or settings.applications)
         return any(model.state is not State.FAILED for model in models)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from actorserve import config
+from actorserve.config_application import Application
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Replicas, Servicer
 
@@ -34,7 +35,7 @@ def test_every_key_is_described():
             assert row is not None, f"{heading} {name}"
     listed = {model for _, model in config.tables()}
     known = {config.Server, config.Log, Listener, Tls, config.Model, config.Workers, config.Defaults}
-    assert listed == known | {Servicer, Replicas}
+    assert listed == known | {Servicer, Replicas, Application}
 
 
 def test_units_are_in_the_names():
