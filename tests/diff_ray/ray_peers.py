@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ def versions(cache: Path) -> dict[str, str]:
     )
 
 
+def migrated(source: str) -> str:
+    """A source that imports Ray Serve, as ours: only the lines that import are changed."""
+    return IMPORT.sub("from actorserve", source)
+
+
 def prepared(folder: Path, *, migrate: bool) -> Any:
     """Write the script's folder: the generated code, and the sources, with their imports changed for ours.
 
@@ -76,7 +81,7 @@ def prepared(folder: Path, *, migrate: bool) -> Any:
     folder.mkdir()
     for source in SITE.glob("*.py"):
         text = source.read_text()
-        (folder / source.name).write_text(IMPORT.sub("from actorserve", text) if migrate else text)
+        (folder / source.name).write_text(migrated(text) if migrate else text)
     code = protoc.main(["protoc", f"-I{SITE}", f"--python_out={folder}", f"--grpc_python_out={folder}", "cases.proto"])
     if code:
         raise RuntimeError(f"protoc: {code}")
@@ -102,47 +107,57 @@ def free_ports(number: int) -> list[int]:
 def ray(folder: Path, timeout_s: float, *, cache: Path) -> Iterator[Peer]:
     """The real one. `folder` exists and is empty."""
     messages = prepared(folder / "site", migrate=False)
-    (folder / "launch.py").write_text(LAUNCH)
-    short = Path(f"/tmp/diff-ray-{os.getpid()}")  # noqa: S108  # the paths of Ray's sockets must be short
-    command = [str(installed(cache)), str(folder / "launch.py"), str(short), str(folder / "site" / "script.py")]
-    try:
-        with _script(command, folder, messages, timeout_s) as peer:
-            yield peer
-    finally:
-        shutil.rmtree(short, ignore_errors=True)
+    with _peer(folder, messages, timeout_s, cache=cache) as peer:
+        yield peer
 
 
 @contextmanager
 def ours(folder: Path, timeout_s: float) -> Iterator[Peer]:
     """Ours; as `ray` otherwise."""
     messages = prepared(folder / "site", migrate=True)
-    found = importlib.util.find_spec("actorserve")
-    assert found is not None
-    assert found.origin is not None
-    path = (str(Path(found.origin).parent.parent),)
-    with _script([sys.executable, str(folder / "site" / "script.py")], folder, messages, timeout_s, path) as peer:
+    with _peer(folder, messages, timeout_s, cache=None) as peer:
         yield peer
 
 
 @contextmanager
-def _script(
-    command: list[str], folder: Path, messages: Any, timeout_s: float, path: tuple[str, ...] = ()
-) -> Iterator[Peer]:
-    """Run the script; its server, once it listens. It ends when its input does, and with it all that it started."""
+def _peer(folder: Path, messages: Any, timeout_s: float, *, cache: Path | None) -> Iterator[Peer]:
+    """The script of the site, running."""
     port, http_port = free_ports(2)
     gates = folder / "gates"
     gates.mkdir()
+    arguments = [str(port), str(http_port), str(timeout_s), *FUNCTIONS]
+    with (
+        running(folder, "script.py", arguments, cache=cache) as (_, tell),
+        grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel,
+    ):
+        grpc.channel_ready_future(channel).result(timeout=START_S)
+        yield Peer(channel, gates, messages, tell, {str(folder): "{home}", str(gates): "{folder}"})
+
+
+@contextmanager
+def running(
+    folder: Path, script: str, arguments: Iterable[str], *, cache: Path | None
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[dict[str, Any]], dict[str, Any]]]]:
+    """Run a script of `folder`/site, under Ray where `cache` says where it is installed; gives its process, once it
+    listens, and what tells it something. It ends when its input does, and with it all that it started.
+    """
+    site = folder / "site"
+    own = Path(f"/tmp/diff-ray-{os.getpid()}")  # noqa: S108  # the paths of Ray's sockets must be short
+    if cache is None:
+        found = importlib.util.find_spec("actorserve")
+        assert found is not None
+        assert found.origin is not None
+        path, command = [site, Path(found.origin).parent.parent], [sys.executable]
+    else:
+        (folder / "launch.py").write_text(LAUNCH)
+        path, command = [site], [str(installed(cache)), str(folder / "launch.py"), str(own)]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHON"))}
-    environment = kept | {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONPATH": os.pathsep.join((str(folder / "site"), *path)),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [*command, str(port), str(http_port), str(timeout_s), *FUNCTIONS]
+    more = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, path))}
+    command += [str(site / script), *arguments]
     with (
         (folder / "log").open("w") as log,
         subprocess.Popen(
-            command, cwd=folder / "site", env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            command, cwd=site, env=kept | more, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             text=True, start_new_session=True,
         ) as process,
     ):  # fmt: skip
@@ -150,18 +165,17 @@ def _script(
             said = _said(process, folder, START_S)
             if said != {"started": True}:
                 raise RuntimeError(f"did not start: {said}")
-            with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
-                grpc.channel_ready_future(channel).result(timeout=START_S)
 
-                def tell(order: dict[str, Any]) -> dict[str, Any]:
-                    assert process.stdin is not None
-                    process.stdin.write(json.dumps(order) + "\n")
-                    process.stdin.flush()
-                    return _said(process, folder, START_S)
+            def tell(order: dict[str, Any]) -> dict[str, Any]:
+                assert process.stdin is not None
+                process.stdin.write(json.dumps(order) + "\n")
+                process.stdin.flush()
+                return _said(process, folder, START_S)
 
-                yield Peer(channel, gates, messages, tell, {str(folder): "{home}", str(gates): "{folder}"})
+            yield process, tell
         finally:
             _end(process)
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def _said(process: subprocess.Popen[str], folder: Path, patience_s: float) -> dict[str, Any]:
