@@ -306,7 +306,7 @@ STREAMS = Scenario(
         chat("in lockstep", "say a", "say b", "say c"),
         chat("at once", "say a", "say b", "say c", lockstep=False),
         chat("two answers each", "say a;say b", "say c;say d", lockstep=False),
-        chat("hundred", *(f"say {n}" for n in range(100)), lockstep=False),
+        chat("hundred at once", *(f"say {n}" for n in range(100)), lockstep=False),
         seen("what is seen"),
     ),
     fresh=True,

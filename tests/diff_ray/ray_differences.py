@@ -22,8 +22,8 @@ LISTED: tuple[Difference, ...] = (
         "items; here it always comes back, as x-request-id too where the client sent one or the call failed",
     ),
     Difference(
-        r"failures/(?!with a code and a long).*|metadata/request id.*|context/(trailers|details) before an exception|shapes/.*|batches/.*|"
-        r"multiplexing/.*|composition/.*",
+        r"failures/(?!with a code and a long).*|metadata/request id.*|context/(trailers|details) before an exception|"
+        r"shapes/.*|batches/.*|multiplexing/.*|composition/.*",
         TEXT,
         "fault: details are Ray's whole traceback, or nothing; here they are the exception's type and its text",
     ),

@@ -44,6 +44,7 @@ def test_every_listed_difference_shows(mine):
 
 def test_recording_is_the_tools():
     """The recording has every case, in two takes where they differ in just the fields that it names, and versions."""
+    assert len(set(ray_cases.names())) == len(ray_cases.names())
     assert list(RECORDING["cases"]) == ray_cases.names()
     assert len(RECORDING["cases"]) > 100
     assert RECORDING["versions"]["ray"] == "2.60.0"
@@ -69,6 +70,18 @@ def test_any_changed_field_is_reported(name):
         other = copy.deepcopy(takes[0]) | change
         fields = {one.field for one in compare.differ(name, takes, other)}
         assert any(field.split(".")[0] == next(iter(change)) for field in fields), (change, fields)
+
+
+def test_only_the_clients_deadline_is_settled():
+    """What a passed deadline says is left out only where the client set one; elsewhere it is compared."""
+    passed = {"code": "DEADLINE_EXCEEDED", "text": "theirs", "trailers": {"a": ["b"]}}
+    assert run_ray.settled("cancels/deadline", passed) == {
+        "code": "DEADLINE_EXCEEDED",
+        "text": "(at the client's deadline)",
+        "trailers": {},
+    }
+    assert run_ray.settled("timeouts/unary", passed) == passed
+    assert run_ray.settled("cancels/deadline", passed | {"code": "OK"})["text"] == "theirs"
 
 
 def test_only_imports_change(tmp_path):

@@ -365,6 +365,7 @@ class Front:
     async def do_full(self, text):
         """More calls than a narrow deployment takes."""
         first = self.narrow.hold.remote(text)
+        await gate(f"{text}.begun")
         given = [self.narrow.say.remote("x") for _ in range(4)]
         refused = [one for one in await asyncio.gather(*given, return_exceptions=True) if isinstance(one, Exception)]
         await first
