@@ -1,14 +1,15 @@
-"""A fruit stand of three deployments behind a schema of its own: `python server.py [PORT]`.
+"""A fruit stand of three deployments behind a schema of its own: `python server.py`.
 
 First, once:
 
     python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. fruit.proto
 
-FruitMarket answers FruitService; it asks OrangeStand and AppleStand, each in replicas of its own. Stop it with Ctrl-C.
+FruitMarket answers FruitService; it asks OrangeStand and AppleStand, each in replicas of its own.
+It listens on 127.0.0.1:9000 (PORT in the environment: elsewhere) until Ctrl-C.
 """
 
 import asyncio
-import sys
+import os
 from collections.abc import AsyncIterator
 
 import fruit_pb2
@@ -63,9 +64,8 @@ app = FruitMarket.bind(
     }
 )
 
-if __name__ == "__main__":
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 9000
-    functions = ["fruit_pb2_grpc.add_FruitServiceServicer_to_server"]
-    serve.start(grpc_options={"port": port, "grpc_servicer_functions": functions})
-    serve.run(app, name="fruit")
-    print(f"the market is open on 127.0.0.1:{port}", flush=True)
+port = int(os.environ.get("PORT", "9000"))
+functions = ["fruit_pb2_grpc.add_FruitServiceServicer_to_server"]
+serve.start(grpc_options={"port": port, "grpc_servicer_functions": functions})
+serve.run(app, name="fruit")
+print(f"the market is open on 127.0.0.1:{port}", flush=True)

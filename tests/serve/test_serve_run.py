@@ -1,9 +1,6 @@
 """serve.run in scripts of their own: what it answers, how a change rolls over, how it ends, what is left (nothing)."""
 
 import os
-import re
-import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,14 +25,14 @@ SAID = [
 ]
 
 
-def begin(*command, folder=ROOT):
+def begin(*command, folder=ROOT, **env):
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
     )
 
 
@@ -86,29 +83,6 @@ def test_a_script_that_dies(number):
     process.send_signal(number)
     process.communicate(timeout=60)
     check_gone(children)
-
-
-def test_fruit(tmp_path):
-    """examples/fruit: its protoc command, its server and its client, as they stand."""
-    port = free_port()
-    folder = tmp_path / "fruit"
-    shutil.copytree(ROOT / "examples" / "fruit", folder, ignore=shutil.ignore_patterns("*_pb2*", "__pycache__"))
-    said = (folder / "server.py").read_text()
-    (command,) = re.findall(r"python (-m grpc_tools\.protoc .+)$", said, re.MULTILINE)
-    subprocess.run([sys.executable, *shlex.split(command)], cwd=folder, check=True)
-    server = begin(folder / "server.py", port)
-    try:
-        assert server.stdout is not None
-        assert server.stdout.readline().strip() == f"the market is open on 127.0.0.1:{port}", server.communicate()
-        client = begin(folder / "client.py", f"127.0.0.1:{port}")
-        out, err = client.communicate(timeout=60)
-        assert out.splitlines() == ["18.00 in all", "4 orange: 10.00", "8 apple: 8.00"], err
-        server.send_signal(signal.SIGINT)
-        server.communicate(timeout=60)
-        assert server.returncode == 0
-    finally:
-        server.kill()
-        server.communicate()
 
 
 def free_port():
