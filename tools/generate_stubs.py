@@ -9,6 +9,7 @@ so that the file registers in `actorserve.proto.pool.POOL` (see there for why).
 
 from __future__ import annotations
 
+import re
 import sys
 import sysconfig
 import tempfile
@@ -30,6 +31,9 @@ CONTRACTS = (
 )
 RAY = "ray_serve"
 """The contract whose grpcio stubs users import too, from `actorserve.serve.generated`."""
+GRPCIO = "1.64.0"
+"""The oldest grpcio that its stubs work with, and that the extras ask for; the plugin would demand its own version.
+The servers of 1.63 know no `add_registered_method_handlers` yet."""
 PLUGINS = ("protoc-gen-mypy", "protoc-gen-grpclib_python")
 LATE = "        import grpclib.client\n"
 DEFAULT_POOL = "_descriptor_pool.Default().AddSerializedFile("
@@ -80,6 +84,9 @@ def generate_grpcio(out: Path) -> None:
     line = f"from actorserve.proto import {RAY}_pb2 as "
     if text.count(line) != 1:
         sys.exit(f"{RAY}_pb2_grpc.py: the plugin's output has changed, expected one {line!r}")
+    text, found = re.subn(r"(?m)^GRPC_GENERATED_VERSION = '.+'$", f"GRPC_GENERATED_VERSION = '{GRPCIO}'", text)
+    if found != 1:
+        sys.exit(f"{RAY}_pb2_grpc.py: the plugin's output has changed, expected one GRPC_GENERATED_VERSION")
     (folder / "serve_pb2_grpc.py").write_text(
         text.replace(line, "from actorserve.serve.generated import serve_pb2 as ")
     )

@@ -1,6 +1,7 @@
 """Deployments that show what calls can do: behind Ray's UserDefinedService, with two more deployments below."""
 
 import asyncio
+import json
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,14 @@ from actorserve.serve.exceptions import DeploymentUnavailableError, RequestCance
 from actorserve.serve.generated import serve_pb2
 
 Reply = serve_pb2.UserDefinedResponse
+
+KEYS = ("request_id", "traceparent", "session_id", "multiplexed_model_id")
+
+
+def keys_of(context):
+    """What a grpc_context, or a request's context, has of Ray's keys."""
+    found = [getattr(context, key) for key in KEYS]
+    return [(one() if callable(one) else one) or "" for one in found]
 
 
 @serve.deployment
@@ -63,6 +72,9 @@ class Leaf:
 
     def id(self):
         return request().request_id, serve.get_multiplexed_model_id()
+
+    def keys(self):
+        return keys_of(request())
 
     async def refuse(self, text):
         raise ValueError(text)
@@ -124,6 +136,8 @@ class Front:
     async def Streaming(self, message):
         for number in range(message.num):
             yield Reply(greeting=str(number))
+            if message.foo == "break":
+                raise ValueError("broken")
 
     async def ClientStreaming(self, stream):
         return Reply(num_x2=sum([message.num async for message in stream]))
@@ -138,6 +152,12 @@ class Front:
     def do_context(self, message, context):
         context.set_trailing_metadata([("seen", str(context.application())), ("request_id", "ignored")])
         return f"{context.request_id()} {dict(context.invocation_metadata()).get('extra')} {bool(context.peer())}"
+
+    async def do_keys(self, message, context):
+        here = keys_of(context)
+        assert here == keys_of(request()), (here, keys_of(request()))
+        leaf = self.leaf.options(session_id=message.name) if message.name else self.leaf
+        return json.dumps([here, context.tracestate(), await leaf.keys.remote()])
 
     def do_code(self, message, context):
         context.set_code(5)

@@ -5,7 +5,7 @@ import warnings
 
 from actorserve.serve.generated import serve_pb2 as actorserve_dot_proto_dot_ray__serve__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.64.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
