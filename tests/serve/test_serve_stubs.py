@@ -1,4 +1,4 @@
-"""Which grpcio the stubs of Ray's schema demand: what pyproject.toml asks for, and what constraints.txt pins, suffices."""
+"""Which grpcio the stubs of Ray's schema demand: what pyproject.toml asks for and constraints.txt pins suffices."""
 
 import re
 import subprocess
@@ -39,7 +39,7 @@ def test_what_is_asked_for_suffices(version):
 
 
 def test_what_is_older_is_told():
-    """grpcio's own check names the version that is needed, which is the one that is asked for."""
+    """The check in the stubs names the version that is needed, which is the one that is asked for."""
     done = imported("1.63.2")
     assert f"depends on grpcio>={floor()}" in done.stderr
 
