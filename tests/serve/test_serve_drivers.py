@@ -36,8 +36,11 @@ async def test_a_driver_with_its_own_schema():
                 assert dict(call.trailing_metadata())["seen"] == "you"
                 assert [one.num_x2 for one in stub.Streaming(message, timeout=20)] == list(range(0, 60, 2))
                 with pytest.raises(grpc.RpcError) as caught:
-                    stub.Method1(serve_pb2.UserDefinedMessage(foo="abort"), timeout=20)
+                    stub.Method1(
+                        serve_pb2.UserDefinedMessage(foo="abort"), timeout=20, metadata=(("request_id", "mine"),)
+                    )
                 assert (caught.value.code().name, caught.value.details()) == ("NOT_FOUND", "not here")
+                assert dict(caught.value.trailing_metadata())["request_id"] == "mine"
                 ray = serve_pb2_grpc.RayServeAPIServiceStub(channel)
                 names = ray.ListApplications(serve_pb2.ListApplicationsRequest(), timeout=20)
                 assert list(names.application_names) == ["it"]
