@@ -38,7 +38,7 @@ ReadTokens = Callable[[Listener], Finds]
 
 
 class Reloader:
-    """See the module's docstring. `settings`: what runs; `entries`: what was applied last, by model name."""
+    """See the module's docstring. `settings`: what runs; `entries`: what was applied last, by their keys."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Reloader:
         servers: Mapping[str, GrpcServer],
         health: HealthBoard,
     ) -> None:
-        """`make_spec(name, settings)` gives what a model's entry comes to, or ConfigError; it may block.
+        """`make_spec(entry, settings)` gives what an entry comes to, or ConfigError; it may block.
 
         `read_tokens` gives the tokens of a listener's file, or ConfigError.
         """
@@ -111,13 +111,13 @@ class Reloader:
     async def _entries_of(self, new: config.Config, rows: list[Row], made: list[ModelSpec]) -> dict[str, Entry]:
         """Every entry with its spec; those that are as they were applied last are not looked at again."""
         entries = {}
-        for name in new.models:
-            text, known = text_of(new, name), self._entries.get(name)
-            stands = any(row.name == name and row.text == text for row in rows)
-            if known is None or known.text != text or not stands:
+        for name, model in new.models.items():
+            known = self._entries.get(name)
+            if known is None or not _stands(known, name, new, rows):
                 made.append(await self._spec(name, new))
-                known = Entry(made[-1], text)
-            entries[name] = known
+                known = Entry(made[-1], text_of(new, name, made[-1].version))
+            entries[name] = replace(known, is_default=model.default)
+        config.check_distinct({name: (one.spec.name, one.spec.version) for name, one in entries.items()})
         return entries
 
     async def _spec(self, name: str, new: config.Config) -> ModelSpec:
@@ -163,3 +163,11 @@ class Reloader:
                 if isinstance(one, Access) and name in tokens:
                     one.renew(tokens[name], running.auth_exempt)
         self.settings = self.settings.model_copy(update={"listeners": listeners})
+
+
+def _stands(known: Entry, name: str, new: config.Config, rows: Iterable[Row]) -> bool:
+    """Whether an entry is as it was applied last, and that was not taken back since."""
+    spec = known.spec
+    text = text_of(new, name, spec.version)
+    applied = any((row.name, row.version, row.text) == (spec.name, spec.version, text) for row in rows)
+    return applied and known.text == text and new.name_of(name) == spec.name

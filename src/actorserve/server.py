@@ -270,8 +270,9 @@ class Server:
             await back.start(self.supervisor.run)
             await back.start(self.registrar.run)
             async with trio.open_nursery() as front:
+                names = [spec.name for spec in self.specs]
                 for spec in self.specs:  # before a call can ask for one
-                    key = spec.key if spec.name in self.loading else spec.name
+                    key = spec.key if names.count(spec.name) > 1 else spec.name
                     self.loading[key] = await self._spawn(spec)
                 self._spawned.set()
                 for name, opened in self._listeners.items():
@@ -306,11 +307,14 @@ class Server:
             return
         self._begun = True
         await self.registry.open()
-        entries = {spec.name: Entry(spec, text_of(self.settings, spec.name)) for spec in self.specs}
+        entries = {
+            entry: Entry(spec, text_of(self.settings, entry, spec.version), self.settings.models[entry].default)
+            for entry, spec in zip(self.settings.models, self.specs, strict=True)
+        }
         self._reloader = Reloader(
             self.settings,
             entries,
-            make_spec=lambda name, settings: model_spec(name, settings, self._ledger, self.unpacking),
+            make_spec=lambda entry, settings: model_spec(entry, settings, self._ledger, self.unpacking),
             read_tokens=self._tokens,
             registry=self.registry,
             applying=Applying(self.registry, self.registrar, self.supervisor, grace_s=self._unregister_grace_s),
@@ -431,31 +435,33 @@ def fetching_of(settings: config.Config) -> fetching.Fetching:
     return fetching.Fetching(settings.folder / server.model_store, AllowList(server.allowed_urls), limits)
 
 
-def model_spec(name: str, settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> ModelSpec:
-    """What a model's entry comes to; ConfigError names its key. Threads are not settled. Blocks, as `model_specs`."""
+def model_spec(entry: str, settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> ModelSpec:
+    """What an entry comes to; ConfigError names its key. Threads are not settled. Blocks, as `model_specs`."""
     try:
         spec = model_store.of_config(
-            name,
-            settings.models[name],
+            settings.name_of(entry),
+            settings.models[entry],
             folder=settings.folder,
             unpacking=unpacking,
             defaults=settings.defaults_of,
             store=settings.folder / settings.server.model_store,
         )
     except ConfigError as error:
-        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+        raise ConfigError(f"models.{entry}.{error.key}", error.text) from None
     try:
         ledger.resolve(spec.devices)
     except ConfigError as error:
         unpacking.remove(spec.model_dir)
-        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+        raise ConfigError(f"models.{entry}.{error.key}", error.text) from None
     return spec
 
 
 def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:
-    """What to run, from the file; ConfigError names the model whose source, device or key is wrong.
+    """What to run, an entry of the file each; ConfigError names the entry whose source, device or key is wrong.
 
     Archives are unpacked: this may block for long, before anything is served.
     """
-    specs = [model_spec(name, settings, ledger, unpacking) for name in settings.models]
+    specs = [model_spec(entry, settings, ledger, unpacking) for entry in settings.models]
+    found = zip(settings.models, specs, strict=True)
+    config.check_distinct({entry: (spec.name, spec.version) for entry, spec in found})
     return tuple(ledger.settle_threads(spec, (other for other in specs if other is not spec)) for spec in specs)

@@ -18,7 +18,7 @@ from actorserve.config import Config
 from actorserve.errors import ConfigError
 from actorserve.properties import Flags, Values, parse, settle
 from actorserve.properties_keys import FLAGS_WITHOUT_EFFECT
-from actorserve.translation import Machine, Translation, store_of, to_load, translate
+from actorserve.translation import Machine, Translation, models_of, store_of, to_load, translate
 
 FILE = "config.properties"
 ENV_FILE = "TS_CONFIG_FILE"
@@ -98,11 +98,18 @@ def _add_models(content: dict[str, Any], flags: Flags) -> tuple[str, ...]:
     values = Values(flags.properties())
     archives, left_out = torchserve_store.find(Path.cwd() / flags.model_store, to_load(values))
     models = content.setdefault("models", {})
+    if not isinstance(models, dict):
+        return ()  # told by config.parse
+    named = {entry: table.get("name") for entry, table in models.items() if isinstance(table, dict)}
     for archive in archives:
-        if archive.name in models:
+        if archive.name in models or archive.name in named.values():
             raise ConfigError("--models", f"{archive.name} is in the file too")
-        models[archive.name] = {"source": str(archive.path)}
-    return left_out
+    notes: list[str] = []
+    for entry, table in models_of(archives, notes, {}).items():
+        if entry in models:
+            raise ConfigError("--models", f"an entry {entry} is in the file too")
+        models[entry] = table
+    return (*notes, *left_out)
 
 
 def to_toml(translation: Translation, title: str) -> str:

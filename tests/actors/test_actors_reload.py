@@ -222,6 +222,59 @@ async def test_model_defaults(autojump_clock):
         assert bounds | {"m": 4, "o": 4} == {model.spec.name: model.spec.queue_size for model in app.tree().models}
 
 
+async def test_model_defaults_of_a_version(autojump_clock):
+    """What `model_defaults` says of a name holds for each of its versions, of a name and a version for that alone."""
+    models = {"m": {}, "x": {"name": "m", "version": "2.0"}}
+
+    def sizes(app):
+        return [view.spec.queue_size for view in app.tree().models]
+
+    async with serving(models, model_defaults={"m": {"queue_size": 3}}) as app:
+        assert [3, 3] == sizes(app)
+        before = await rows(app)
+        await reload(app, models, model_defaults={"m": {"queue_size": 3}, "m/2.0": {"queue_size": 4}})
+        after = await rows(app)
+        assert ([3, 4], True) == (sizes(app), before["m/1.0"] == after["m/1.0"])
+        await reload(app, models, model_defaults={"x": {"queue_size": 9}})
+        assert [100, 100] == sizes(app)
+
+
+async def test_the_api_in_the_place_of_the_file_s_default(autojump_clock):
+    """What the API registers where the default's entry stands does not become the default beside another version."""
+    models = {"m": {"version": "2.0", "default": True}}
+    async with serving(models) as app:
+        ask_ = app.server.registrar.ask
+        await ask_(Stop("m", "2.0", 0)).done.wait()
+        for version in ("1.0", "2.0"):
+            await ask_(Spawn(ModelSpec("m", version, "api:Own", Path("/")))).done.wait()
+        assert b"1.0 api:Own" == await ask(app)
+        await agree(app, parsed(models))
+        await reload(app, models)
+        assert b"1.0 api:Own" == await ask(app)
+        await reload(app, {})  # the entry goes, and its word with it; the API's models stay
+        await agree(app, parsed({}))
+        assert {"m/1.0", "m/2.0"} == set(running(app))
+
+
+async def test_a_new_default_when_it_is_ready(autojump_clock):
+    """A new version whose entry says `default = true` takes over once it is READY, and no call waits for that; an old
+    one that goes in the same file serves until then.
+    """
+    async with serving({"m": {}}) as app, trio.open_nursery() as nursery:
+        answers, errors = [], []
+        nursery.start_soon(ask_for_ever, app, "m", answers, errors)
+        new = {"m-2": {"name": "m", "version": "2.0", "default": True}}
+        began = trio.current_time()
+        nursery.start_soon(reload, app, new)
+        await until(lambda: b"2.0 a:A" in answers)
+        assert 10.0 <= trio.current_time() - began < 11.0
+        await until(lambda: {"m/2.0"} == set(running(app)))
+        assert ([], [b"1.0 a:A", b"2.0 a:A"]) == (errors, list(dict.fromkeys(answers)))
+        assert len(answers) > 50
+        await agree(app, parsed(new))
+        nursery.cancel_scope.cancel()
+
+
 async def test_reloads_at_once(autojump_clock):
     """A reload during the rollout of another: the last one wins, whatever was under way, and all return."""
     async with serving({"m": {}}) as app:
@@ -230,7 +283,7 @@ async def test_reloads_at_once(autojump_clock):
                 nursery.start_soon(reload, app, {"m": {"handler": handler}, handler[0]: {}})
                 await trio.sleep(3)
         assert (b"1.0 f:F", {"f/1.0", "m/1.0"}) == (await ask(app), set(running(app)))
-        assert text_of(parsed({"m": {"handler": "f:F"}}), "m") == (await rows(app))["m/1.0"].text
+        assert text_of(parsed({"m": {"handler": "f:F"}}), "m", "1.0") == (await rows(app))["m/1.0"].text
 
 
 async def test_unregistered_while_it_is_rolled_out(autojump_clock):
@@ -393,14 +446,14 @@ async def test_health_does_not_wait_for_a_new_model(autojump_clock):
 # --- anything at once ------------------------------------------------------------------------------------
 
 
-async def agree(app, models):
+async def agree(app, file):
     """What a start would spawn is what runs: versions, defaults, worker counts."""
     registry = app.server.registry
     found = (await rows(app)).values()
     entries = {
-        name: Entry(
+        entry: Entry(
             ModelSpec(
-                name,
+                file.name_of(entry),
                 model.version,
                 model.handler,
                 Path.cwd(),
@@ -409,7 +462,7 @@ async def agree(app, models):
             ),
             "",
         )
-        for name, model in models.items()
+        for entry, model in file.models.items()
     }
     kept = to_spawn(found, entries, await registry.run(jobs.defaults_of))
     views = {model.spec.key: model for model in app.tree().models}
@@ -464,33 +517,49 @@ def test_a_call_that_is_cancelled_is_done_or_not_done(drawn):
                 for one in drawn:
                     nursery.start_soon(call, channel, one)
             await trio.sleep(100)
-            await agree(app, parsed({"c": {}}).models)
+            await agree(app, parsed({"c": {}}))
             done = app.server.registrar.ask(Scale("c", "", 2, 2)).done
             await done.wait()
-            await agree(app, parsed({"c": {}}).models)
+            await agree(app, parsed({"c": {}}))
 
     run_virtually(life)
 
 
+KEYS = ("m", "n", "m-2", "m-3")
+
+
 models_drawn = st.dictionaries(
-    st.sampled_from("mn"),
-    st.tuples(st.sampled_from(("a:A", "b:B")), st.sampled_from(("1.0", "2.0")), st.integers(0, 2), st.integers(7, 8)),
+    st.sampled_from(KEYS),
+    st.tuples(
+        st.sampled_from(("a:A", "b:B")),
+        st.sampled_from(("1.0", "2.0", "3.0")),
+        st.integers(0, 2),
+        st.integers(7, 8),
+        st.booleans(),
+    ),
 )
 changes = st.one_of(
     st.tuples(st.just("reload"), models_drawn),
     st.tuples(
         st.sampled_from(("spawn", "wait", "stop", "scale", "default")),
-        st.tuples(st.sampled_from("mn"), st.sampled_from(("1.0", "2.0")), st.integers(0, 3)),
+        st.tuples(st.sampled_from("mn"), st.sampled_from(("1.0", "2.0", "3.0")), st.integers(0, 3)),
     ),
     st.tuples(st.just("sleep"), st.integers(1, 20)),
 )
 
 
 def as_config(drawn):
-    return {
-        name: {"handler": handler, "version": version, "workers": {"min": count}, "queue_size": size}
-        for name, (handler, version, count, size) in drawn.items()
-    }
+    """What of it can stand in one file: versions of m in three entries, one of them the default at most."""
+    found, seen = {}, set()
+    for entry, (handler, version, count, size, default) in drawn.items():
+        name = entry[0]
+        if (name, version) in seen:
+            continue
+        default = default and (name, "default") not in seen  # noqa: PLW2901  # said once
+        seen |= {(name, version), (name, "default")} if default else {(name, version)}
+        found[entry] = {"handler": handler, "version": version, "workers": {"min": count}, "queue_size": size}
+        found[entry] |= {"name": name, "default": default}
+    return found
 
 
 @settings(
@@ -527,7 +596,7 @@ def test_reloads_and_the_api_at_once(drawn, last):
             await trio.sleep(100)
             await reload(app, as_config(last))
             await trio.sleep(100)
-            await agree(app, parsed(as_config(last)).models)
+            await agree(app, parsed(as_config(last)))
             before = {model.spec.key: model.replicas for model in app.tree().models}
             await reload(app, as_config(last))
             assert before == {model.spec.key: model.replicas for model in app.tree().models}
