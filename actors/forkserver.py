@@ -63,6 +63,7 @@ class Forkserver:
         self._sock: trio.socket.SocketType | None = None
         self._popen: subprocess.Popen[bytes] | None = None
         self._warm: Reply[None] = Reply()
+        self._turn = trio.Lock()
         self.starts = 0
 
     @property
@@ -196,10 +197,15 @@ class Forkserver:
     async def fork(self, environment: Mapping[str, str], descriptors: tuple[int, int, int]) -> tuple[int, int]:
         """Order a fork that runs a worker on (socket, stdout, stderr); gives (pid, pidfd).
 
-        ForkFailed, ForkRefused. Not answered within 10 s: the forkserver is killed and started anew.
+        ForkFailed, ForkRefused. One is ordered at a time, as the forkserver makes them: of hundreds none counts the
+        others' time as its own. Not answered within 10 s: the forkserver is killed and started anew.
         Cancelling kills the worker that was ordered.
         """
-        await self.wait_warm()
+        async with self._turn:
+            await self.wait_warm()
+            return await self._order(environment, descriptors)
+
+    async def _order(self, environment: Mapping[str, str], descriptors: tuple[int, int, int]) -> tuple[int, int]:
         if self._sock is None:
             raise ForkFailed("the forkserver died")
         number = next(self._numbers)

@@ -7,7 +7,8 @@ are unpacked (archives.py), what a manifest means (manifest.py), downloads (fetc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,7 @@ def locate(store: Path, url: str) -> Path:
     try:
         root, path = store.resolve(), (store / url).resolve()
         exists = path.is_dir() or is_packed_file(path)
-    except (OSError, ValueError) as error:  # too long, or with a zero byte
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, or links in a circle
         raise BadInput("url", f"{url[:80]!r} is no name of a folder: {error}") from None
     if path == root or not path.is_relative_to(root):
         raise BadInput("url", f"{url!r} is not a folder inside the model store")
@@ -126,10 +127,12 @@ async def open_source(path: Path, unpacking: Unpacking) -> Folder:
         raise BadInput("url", f"{path.name!r} cannot be used: {error}") from None
     except BadInput as error:
         raise BadInput("url", f"{path.name!r} cannot be used: {error.text}") from None
+    except OSError as error:
+        raise LoadFailed(f"{path.name} cannot be read: {error.strerror}", permanent=False) from None
 
 
 def open_now(path: Path, unpacking: Unpacking, check: Callable[[], None] = lambda: None) -> Folder:
-    """As `open_source`, with `check` called often; blocks. ConfigError where a `model.toml` is wrong."""
+    """As `open_source`, with `check` called often; blocks. ConfigError where a `model.toml` is wrong; OSError."""
     if not is_packed_file(path):
         folder = inner(path)
         if not (folder / manifest.PLACE).exists():
@@ -232,23 +235,47 @@ def of_config(
         if found:
             model = parse({**found, **model.model_dump(exclude_unset=True)})
         return spec_of(name, model, folder=folder, loaded_at_startup=True)
-    source = (folder / model.source).resolve()
-    if not source.is_dir() and not is_packed_file(source):
-        raise ConfigError("source", f"there is no folder or archive {folder / model.source}")
+    with _reading("source", model.source):
+        source = (folder / model.source).resolve()
+        if not source.is_dir() and not is_packed_file(source):
+            raise ConfigError("source", f"there is no folder or archive {folder / model.source}")
     try:
-        described = open_now(source, unpacking)
+        with _reading("source", model.source):
+            described = open_now(source, unpacking)
     except BadInput as error:
         raise ConfigError("source", f"{source} cannot be used: {error.text}") from None
     except (LoadFailed, Unsupported) as error:
         raise ConfigError("source", str(error)) from None
+    try:
+        return _of_source(name, model, described, folder=folder, defaults=defaults, store=store)
+    except BaseException:
+        unpacking.remove(described.path)
+        raise
+
+
+def _of_source(
+    name: str, model: config.Model, described: Folder, *, folder: Path, defaults: FindDefaults, store: Path | None
+) -> ModelSpec:
+    assert model.source is not None  # noqa: S101  # narrows the type: the caller has looked
     if described.package is not None and model.isolation == "thread":
         raise ConfigError(
             "isolation", '"thread" is for code that is trusted: an archive or a model\'s file has "process"'
         )
     version = model.version if "version" in model.model_fields_set else described.content.get("version", model.version)
     closest = defaults(name, str(version))
+    source = (folder / model.source).resolve()
     url = _url_of(source, model.source, store) if described.package is not None else ""
     return spec_of(name, model, folder=folder, url=url, described=described, defaults=closest, loaded_at_startup=True)
+
+
+@contextmanager
+def _reading(key: str, written: object) -> Iterator[None]:
+    """What the file system says against a path, as the ConfigError of its key. RuntimeError: links in a circle."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(key, f"{written!s:.200} cannot be used: {why}") from None
 
 
 def _url_of(source: Path, written: Path, store: Path | None) -> str:
@@ -326,12 +353,16 @@ def _with_its_folder(model: config.Model, described: Folder, defaults: Mapping[s
 def _environment(model: config.Model, bases: Mapping[str, Path]) -> Environment:
     """Where a model's code runs. `bases`: what a relative path means, by the key that says it."""
     listed, base = model.requirements, bases["requirements"]
+    with _reading("path", ", ".join(map(str, model.path))):
+        path = tuple(str((bases["path"] / folder).resolve()) for folder in model.path)
+    with _reading("requirements", listed):
+        file = str((base / listed).resolve()) if listed and isinstance(listed, str) else ""
     return Environment(
-        path=tuple(str((bases["path"] / folder).resolve()) for folder in model.path),
+        path=path,
         env=model.env,
         pass_env=model.pass_env,
         requirements=() if isinstance(listed, str) else listed,
-        requirements_file=str((base / listed).resolve()) if listed and isinstance(listed, str) else "",
+        requirements_file=file,
         base=str(base.resolve()),
         install_timeout_s=model.install_timeout_s,
         in_thread=model.isolation == "thread",

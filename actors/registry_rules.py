@@ -153,23 +153,24 @@ def default_of(
     return next((row.version for row in live if row.version == chosen), live[0].version if live else None)
 
 
-def replaced(rows: Iterable[Row], planned: Plan) -> dict[tuple[str, str], str]:
-    """Of rows that are applied: the version that each takes the place of, which is to serve until then.
+def replaced(rows: Iterable[Row], planned: Plan) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Of rows that are applied: the versions that each takes the place of, which are to serve until then.
 
-    It is the one that the entry had before; where no version of a model would be left, any that goes.
+    They are those that the entry had before: more than one where a change before this one is under way. Where no
+    version of a model would be left, any that go.
     """
     rows = list(rows)
     before = {(row.name, row.version): row for row in rows}
     going = [row for row in rows if row.id in planned.delete and row.is_config and row.state in LIVE]
     stay = {row.name for row in rows if row.id not in planned.delete and row.state in LIVE}
     applied = [row for row in planned.write if row.text is not None and not _is_as_before(row, before)]
-    found: dict[tuple[str, str], str] = {}
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
     for own in (True, False):
         for new in (row for row in applied if (row.name, row.version) not in found and (own or row.name not in stay)):
             old = [row for row in going if row.name == new.name and (not own or row.said_by == new.said_by)]
             if old:
-                found[new.name, new.version] = old[0].version
-                going.remove(old[0])
+                found[new.name, new.version] = tuple(row.version for row in old)
+                going = [row for row in going if row not in old]
     return found
 
 
@@ -196,7 +197,7 @@ def moved_defaults(rows: Iterable[Row], planned: Plan, chosen: Mapping[str, str]
         own = [row for row in rows if row.name == name]
         left = {row.version for row in own if row.id not in planned.delete}
         left |= {row.version for row in planned.write if row.name == name}
-        if old == default_of(own, chosen.get(name)) and len(left) > 1:
+        if default_of(own, chosen.get(name)) in old and len(left) > 1:
             found[name] = version
     return found
 

@@ -16,15 +16,21 @@ from actorserve.actors.registry_rules import LIVE, Entry, Row, newly_said, plan,
 class Apply:
     """Have an entry's model as it says. `is_new`: its version is not registered yet; else it is rolled out anew.
 
-    `replaces`: the version that the entry had before, which goes once this one is READY. `called`: the entry's key,
-    where that is not the model's name. `mark`: what the file says of the default, once it is READY.
+    `replaces`: the versions that the entry had before, which go once this one is READY; more than one where the
+    change before this one is still under way. `called`: the entry's key, where that is not the model's name. `mark`:
+    what the file says of the default, once it is READY.
     """
 
     entry: Entry
     is_new: bool
-    replaces: str | None = None
+    replaces: tuple[str, ...] = ()
     called: str = ""
     mark: Mark | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.entry.spec.name
 
     @property
     def model(self) -> str:
@@ -42,6 +48,11 @@ class Mark:
     row: Row
     says: bool | None
     counts: bool
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.row.name
 
     @property
     def model(self) -> str:
@@ -63,6 +74,23 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Unregister versions that an entry had before, once the one that it has now, `heir`, is there for good.
+
+    The change that registered the heir is under way, or has not got so far.
+    """
+
+    name: str
+    heir: str
+    versions: tuple[str, ...]
+
+    @property
+    def model(self) -> str:
+        """`name/version` of the heir."""
+        return f"{self.name}/{self.heir}"
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """The API's own, or one that is leaving, or away: only that it had an entry is forgotten."""
 
@@ -75,7 +103,7 @@ class Forget:
         return f"{self.name}/{self.version}"
 
 
-Step = Apply | Mark | Remove | Forget
+Step = Apply | Mark | Remove | Retire | Forget
 
 
 def steps(rows: Iterable[Row], entries: Mapping[str, Entry]) -> list[Step]:
@@ -96,14 +124,28 @@ def steps(rows: Iterable[Row], entries: Mapping[str, Entry]) -> list[Step]:
             found.append(Forget(row.name, row.version))
         elif known is None or known.text != row.text:
             is_new = known is None or known.state not in LIVE
-            replaces = old.get((row.name, row.version))
+            replaces = old.get((row.name, row.version), ())
             found.append(Apply(entries[row.said_by], is_new, replaces, row.entry, None if says is None else mark))
         elif says is not None or known.entry != row.entry:
             found.append(mark)
-    goes_later = {(name, version) for (name, _), version in old.items()}
-    for row in going:
-        if row.state not in LIVE:
-            found.append(Forget(row.name, row.version))
-        elif (row.name, row.version) not in goes_later:
-            found.append(Remove(row.name, row.version))
+    goes_later = {(name, version) for (name, _), versions in old.items() for version in versions}
+    found += _leaving([row for row in going if (row.name, row.version) not in goes_later], before, entries)
     return found
+
+
+def _leaving(
+    going: Iterable[Row], before: Mapping[tuple[str, str], Row], entries: Mapping[str, Entry]
+) -> Iterable[Step]:
+    """The steps of rows that go, where nothing that is applied now takes their place."""
+    retired: dict[tuple[str, str], tuple[str, ...]] = {}
+    for row in going:
+        entry = entries.get(row.said_by)
+        heir = before.get((row.name, entry.spec.version)) if entry and entry.spec.name == row.name else None
+        if row.state not in LIVE:
+            yield Forget(row.name, row.version)
+        elif heir is not None and heir.state in LIVE:
+            retired[row.name, heir.version] = (*retired.get((row.name, heir.version), ()), row.version)
+        else:
+            yield Remove(row.name, row.version)
+    for (name, heir_version), versions in retired.items():
+        yield Retire(name, heir_version, versions)

@@ -18,6 +18,7 @@ What must not live here: anything of the server but its message types; they are 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,8 +177,11 @@ def main() -> None:
     """Exit with 1 and one line where it fails."""
     try:
         run(parse())
+        sys.stdout.flush()
     except grpc.RpcError as error:
         sys.exit(f"{error.code().name}: {' '.join((error.details() or '').split())}")
+    except BrokenPipeError:  # whoever reads this has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         sys.exit(f"cannot read {error.filename}: {error.strerror}")
 

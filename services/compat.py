@@ -51,6 +51,7 @@ OF_HANDLERS = (
 """What a handler in TorchServe's style is told when it answers what cannot be sent (handlers/torchserve/rows.py)."""
 OF_REGISTER = (URL_MISSING, SCALE_ORDER, "Invalid RuntimeType value: ")
 NOT_FETCHED = ("Relative path is not allowed in url: ", "does not match any allowed URL(s)")
+OUTSIDE = "is not a folder inside the model store"
 FETCHED = ("http", "https", "file")
 BY_KERNEL = "SIGKILL"
 """How a worker's end reads when the kernel or a person ended it, as for want of memory: TorchServe's exit code 137."""
@@ -259,6 +260,8 @@ def _of_url(text: str, about: About) -> Said | None:
     """A source that is not allowed, not there or broken. What a folder of ours says wrong of itself is no row."""
     if any(words in text for words in NOT_FETCHED):
         return Said(Status.NOT_FOUND, text, NO_MODEL)
+    if OUTSIDE in text:
+        return _not_there(about)
     if not is_packed(about.url) and "neither a folder nor an archive" not in text:
         return None if "cannot be used" in text else _not_there(about)
     if "MANIFEST.json: Invalid RuntimeType value: '" in text:  # a text that is none: another type does not parse

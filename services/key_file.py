@@ -2,9 +2,10 @@
 
     {"management": {"key", "expiration time"}, "inference": {"key", "expiration time"}, "API": {"key"}}
 
-A listener takes the keys of what it serves, compared as SHA-256 in constant time, before any message is read. The
-file is 0600 and replaced whole. Keys that were replaced stay valid for a while, so that no client is cut off. The
-API key is there for the file's readers alone: TorchServe renews over REST with it, here nobody has to ask.
+A listener takes the keys of what it serves, compared as SHA-256 in constant time, before any message is read; where
+it serves both, each opens its own service and what is neither. The file is 0600 and replaced whole. Keys that were
+replaced stay valid for a while, so that no client is cut off. The API key is there for the file's readers alone:
+TorchServe renews over REST with it, here nobody has to ask.
 What must not live here: tokens.toml (tokens.py), what a refusal says (access.py).
 """
 
@@ -135,7 +136,7 @@ class KeyFile:
         for known in self._known:
             same = hmac.compare_digest(known.digest, digest)
             if same and known.kind in kinds and (known.until is None or now < known.until):
-                found = Token(known.kind, known.digest)
+                found = Token(known.kind, known.digest, refuses=frozenset(KINDS) - {known.kind})
         return found
 
     def remove(self) -> None:

@@ -21,7 +21,7 @@ from actorserve.actors.registrar import Registrar
 from actorserve.actors.sources import Sources
 from actorserve.actors.supervisor import Supervisor
 from actorserve.config_defaults import MOST_WORKERS
-from actorserve.config_types import is_name
+from actorserve.config_types import NAME_RULE, is_name
 from actorserve.errors import ActorserveError, BadInput, ConfigError, ModelApiDisabled, NoSuchModel
 from actorserve.proto.management_grpc import ManagementAPIsServiceBase
 from actorserve.proto.management_pb2 import (
@@ -251,7 +251,7 @@ class ManagementService(ManagementAPIsServiceBase):  # type: ignore[misc]  # gen
         if not name:
             raise BadInput("model_name", "Model name is not defined.")
         if not is_name(name):
-            raise BadInput("model_name", f"{name!r} may hold letters, digits, '_', '.' and '-' only")
+            raise BadInput("model_name", f"{name[:80]!r} {NAME_RULE}")
         if not content.get("handler"):
             raise BadInput("handler", f'is missing: give "module:Class", here or in the folder\'s {model_store.FILE}')
         try:

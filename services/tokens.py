@@ -30,17 +30,18 @@ SCHEME = "bearer "
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token. None: everything is allowed. `max_priority`: what a call asks for above it counts as that."""
+    """One token. None: everything but `refuses` is allowed. `max_priority`: what a call asks for above it counts so."""
 
     name: str
     digest: bytes
     services: frozenset[str] | None = None
     models: frozenset[str] | None = None
     max_priority: int = HIGHEST
+    refuses: frozenset[str] = frozenset()
 
     def allows_service(self, service: str) -> bool:
         """Whether calls to a service (its config name) are allowed."""
-        return self.services is None or service in self.services
+        return service not in self.refuses and (self.services is None or service in self.services)
 
     def allows_model(self, model: str) -> bool:
         """Whether calls about a model are allowed."""

@@ -70,7 +70,7 @@ def convert(options: argparse.Namespace) -> int:
     from actorserve import torchserve_config as torchserve  # noqa: PLC0415
 
     options.path = path = options.file or torchserve.find_file(options.ts_config, os.environ)
-    if path is not None and not torchserve.is_properties(path):
+    if path is not None and not torchserve.is_properties(path, is_found=options.file is None):
         raise ConfigError("", f"{path} is no config.properties")
     found = torchserve.read(path, flags_of(options))
     for override in options.set:
@@ -87,8 +87,10 @@ def complain(text: str) -> None:
 
 def check(settings: config.Config) -> None:
     """Print the whole configuration, defaults included; ConfigError if a model's folder is wrong."""
+    from actorserve import log  # noqa: PLC0415
     from actorserve.server import ledger_here, model_specs, unpacking_of  # noqa: PLC0415  # --help needs no floor
 
+    log.configure(settings.log)  # stdout is for the configuration alone
     ledger = ledger_here()
     unpacking = unpacking_of(settings, ledger)
     try:

@@ -59,9 +59,11 @@ class PidFile:
 
     def _open(self) -> int:
         try:
-            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StartFailed(f"the pid file {self.path} cannot be written: {error.strerror}") from None
+        _check_owner(descriptor, self.path)
+        return descriptor
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -71,6 +73,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
     except FileNotFoundError:
         return False
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def _check_owner(descriptor: int, path: Path) -> None:
+    """StartFailed, with the file closed, where another user has made it: what it says is not to be signalled."""
+    if os.fstat(descriptor).st_uid != os.geteuid():
+        os.close(descriptor)
+        raise StartFailed(f"the pid file {path} is another user's: set TMPDIR to a folder of your own")
 
 
 def _number(descriptor: int) -> int | None:
@@ -88,6 +97,7 @@ def stop() -> bool:
         return False
     except OSError as error:
         raise StartFailed(f"the pid file {path} cannot be read: {error.strerror}") from None
+    _check_owner(descriptor, path)
     try:
         if _locked(descriptor):
             path.unlink(missing_ok=True)  # whoever wrote it was killed

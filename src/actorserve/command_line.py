@@ -91,9 +91,9 @@ def load(options: argparse.Namespace) -> tuple[config.Config, Told]:
     from actorserve import torchserve_config as torchserve  # noqa: PLC0415  # config.toml needs nothing of it
 
     options.path = path = options.file or torchserve.find_file(options.ts_config, os.environ)
-    if path is not None and not torchserve.is_properties(path):
+    if path is not None and not torchserve.is_properties(path, is_found=options.file is None):
         found = torchserve.add_flags(config.read_toml(path), flags_of(options))
-        settings = config.complete(found.content, path, options.set)
+        settings = config.complete(found.content, path, options.set, found.optional)
     else:
         settings, found = torchserve.load(path, flags_of(options), options.set)
     return settings, Told(tuple(found.ignored), found.notes, is_torchserve=True)

@@ -13,7 +13,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from actorserve.config_listener import Listener, Tls
 from actorserve.config_types import (
     AUTO,
     NAME,
+    NAME_RULE,
     Folder,
     Folders,
     Table,
@@ -51,6 +52,7 @@ DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "inference": {"address": "127.0.0.1:7070", "services": ["inference", "health", "reflection"]},
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
 }
+NOT_OF_THE_FILE = frozenset({"folder", "optional"})
 STATE = "state"
 """The `server.state_dir` of a file that names none."""
 MOST_THREADS = 1024
@@ -401,13 +403,15 @@ class Config(Table):
     models: dict[str, Model] = Field(default_factory=dict)
     model_defaults: dict[str, Defaults] = Field(default_factory=dict)
     folder: Path = Field(default_factory=Path.cwd, exclude=True)
+    optional: frozenset[str] = Field(default=frozenset(), exclude=True)
+    """Models that nobody has named: one that is broken is left out, with a warning."""
 
     @field_validator("models", "listeners")
     @classmethod
     def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not is_name(name):
-                raise ValueError(f"the name {name!r} may hold letters, digits, '_', '.' and '-' only")
+                raise ValueError(f"the name {name[:80]!r} {NAME_RULE}")
         return value
 
     @field_validator("models")
@@ -436,6 +440,10 @@ class Config(Table):
         """The name of an entry's model."""
         return self.models[entry].name or entry
 
+    def of_models(self, entries: Collection[str]) -> Config:
+        """The same without the other entries."""
+        return self.model_copy(update={"models": {key: self.models[key] for key in self.models if key in entries}})
+
     def defaults_of(self, name: str, version: str) -> dict[str, Any]:
         """What `model_defaults` says of a model."""
         return config_defaults.find(self.model_defaults, name, version)
@@ -460,7 +468,9 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     return complete(default_content() if path is None else read_toml(path), path, overrides)
 
 
-def complete(content: dict[str, Any], path: Path | None, overrides: Sequence[str] = ()) -> Config:
+def complete(
+    content: dict[str, Any], path: Path | None, overrides: Sequence[str] = (), optional: Collection[str] = ()
+) -> Config:
     """As `load`, of a file's content, which is changed."""
     if overrides and not content.get("listeners"):  # so that one key of a default listener can be set alone
         content["listeners"] = copy.deepcopy(DEFAULT_LISTENERS)
@@ -468,7 +478,7 @@ def complete(content: dict[str, Any], path: Path | None, overrides: Sequence[str
         content["server"].setdefault("state_dir", STATE)
     for override in overrides:
         set_key(content, override)
-    return parse(content, folder=Path.cwd() if path is None else path.resolve().parent)
+    return parse(content, folder=Path.cwd() if path is None else path.resolve().parent, optional=optional)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -482,7 +492,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("", f"{path} is a folder, not a file") from None
     except OSError as error:
         raise ConfigError("", f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # its grammar, its encoding, a number of thousands of digits
         raise ConfigError("", f"{path} is not TOML: {error}") from None
 
 
@@ -512,11 +522,14 @@ def _merge(table: dict[str, Any], given: Mapping[str, Any], key: str) -> None:
             table[name] = value
 
 
-def parse(content: Mapping[str, Any], *, folder: Path) -> Config:
-    """Validate a file's content. No listeners at all: 127.0.0.1:7070 and 127.0.0.1:7071."""
-    if "folder" in content:
-        raise ConfigError("folder", "unknown key")
-    filled = {"listeners": DEFAULT_LISTENERS, **content, "folder": folder}
+def parse(content: Mapping[str, Any], *, folder: Path, optional: Collection[str] = ()) -> Config:
+    """Validate a file's content. No listeners at all: 127.0.0.1:7070 and 127.0.0.1:7071.
+
+    `optional`: models that may be left out where they are broken.
+    """
+    for key in NOT_OF_THE_FILE & content.keys():
+        raise ConfigError(key, "unknown key")
+    filled = {"listeners": DEFAULT_LISTENERS, **content, "folder": folder, "optional": frozenset(optional)}
     if not filled["listeners"]:
         filled["listeners"] = DEFAULT_LISTENERS
     try:
@@ -558,7 +571,7 @@ _KINDS = {
     "path_type": 'a path, in quotes: "..."',
     "tuple_type": "a list: [...]",
     "too_short": "a list of at least one",
-    "string_pattern_mismatch": "letters, digits, '_', '.' and '-' only, and begin with a letter or a digit",
+    "string_pattern_mismatch": "at most 255 letters, digits, '_', '.' and '-', and begin with a letter or a digit",
 }
 _LIMITS = {
     "greater_than_equal": ("at least", "ge"),
@@ -604,7 +617,7 @@ def _table_at(location: Sequence[int | str]) -> type[BaseModel]:
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
     """The keys of the table at a place in the file."""
-    return [name for name in _table_at(location).model_fields if name != "folder"]
+    return [name for name in _table_at(location).model_fields if name not in NOT_OF_THE_FILE]
 
 
 def tables() -> Iterator[tuple[str, type[BaseModel]]]:

@@ -12,7 +12,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$"
+MOST_NAME = 255
+NAME = rf"^[A-Za-z0-9][A-Za-z0-9_.\-]{{0,{MOST_NAME - 1}}}$"
+NAME_RULE = f"may hold letters, digits, '_', '.' and '-' only, at most {MOST_NAME} of them"
 UNIX = "unix:"
 AUTO = "auto"
 ZIPS = (".mar", ".zip")

@@ -37,12 +37,13 @@ class Console:
         *,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """`reread` gives the configuration as its file says it now, or ConfigError; None: there is no file."""
+        """`reread` blocks; it gives the configuration as its file says it now, or ConfigError. None: there is none."""
         self._settings = settings
         self._reread = reread
         self._on_ready = on_ready
         self._code = DRAINED
         self._stopping = False
+        self._reading = trio.Lock()
 
     async def run(self) -> int:
         """Serve until the first SIGINT or SIGTERM, then drain; a second one kills.
@@ -86,10 +87,13 @@ class Console:
         if self._reread is None:
             log.warning("there is no config file to read again")
             return
+        await server.wait_begun()  # before the file is read: two that wait here go on in any order
         if self._stopping:
             return
         try:
-            await server.reload(self._reread())
+            async with self._reading:  # so that what was read later is taken up later
+                new = await trio.to_thread.run_sync(self._reread)  # TorchServe's: it may look into every archive
+            await server.reload(new)
         except ActorserveError as error:
             key, why = (error.key, error.text) if isinstance(error, ConfigError) else ("", str(error))
             log.error("configuration not reloaded, nothing has changed", key=key, why=why)  # noqa: TRY400  # one line

@@ -22,7 +22,7 @@ from actorserve.actors.applying import Applying
 from actorserve.actors.messages import ModelSpec
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, Row
-from actorserve.actors.reload_rules import Apply, Step, steps
+from actorserve.actors.reload_rules import Apply, Step
 from actorserve.actors.unpacking import Unpacking
 from actorserve.config_listener import Listener
 from actorserve.config_types import is_packed
@@ -35,6 +35,11 @@ from actorserve.services.transport.server import GrpcServer
 log = structlog.get_logger("actorserve.reload")
 MakeSpec = Callable[[str, config.Config], ModelSpec]
 ReadTokens = Callable[[Listener], Finds]
+
+
+def say_left_out(error: ConfigError) -> None:
+    """Tell of a model that nobody has named, and that is broken."""
+    log.warning("model left out", key=error.key, why=error.text)
 
 
 class Reloader:
@@ -92,11 +97,12 @@ class Reloader:
         made: list[ModelSpec] = []
         try:
             entries = await self._entries_of(new, rows, made)
+            new = new.of_models(entries)
             tokens = self._tokens(new)
+            found = await self._applying.plan(entries)
         except BaseException:
             await self._release(made)
             raise
-        found = steps(rows, entries)
         used = {step.entry.spec.model_dir for step in found if isinstance(step, Apply)}
         await self._release(spec for spec in made if spec.model_dir not in used)
         self._say(new, found)
@@ -109,15 +115,24 @@ class Reloader:
     # --- checking -------------------------------------------------------------------------------
 
     async def _entries_of(self, new: config.Config, rows: list[Row], made: list[ModelSpec]) -> dict[str, Entry]:
-        """Every entry with its spec; those that are as they were applied last are not looked at again."""
-        entries = {}
+        """Every entry with its spec; those that are as they were applied last are not looked at again. Without those
+        that are optional and wrong.
+        """
+        entries: dict[str, Entry] = {}
         for name, model in new.models.items():
             known = self._entries.get(name)
-            if known is None or not _stands(known, name, new, rows):
-                made.append(await self._spec(name, new))
-                known = Entry(made[-1], text_of(new, name, made[-1].version))
-            entries[name] = replace(known, is_default=model.default)
-        config.check_distinct({name: (one.spec.name, one.spec.version) for name, one in entries.items()})
+            try:
+                if known is None or not _stands(known, name, new, rows):
+                    made.append(await self._spec(name, new))
+                    known = Entry(made[-1], text_of(new, name, made[-1].version))
+                found = {entry: (one.spec.name, one.spec.version) for entry, one in entries.items()}
+                config.check_distinct(found | {name: (known.spec.name, known.spec.version)})
+            except ConfigError as error:
+                if name not in new.optional:
+                    raise
+                say_left_out(error)
+            else:
+                entries[name] = replace(known, is_default=model.default)
         return entries
 
     async def _spec(self, name: str, new: config.Config) -> ModelSpec:

@@ -39,9 +39,9 @@ def _listeners_that_restart(old: dict[str, Listener], new: dict[str, Listener]) 
         if name not in old or name not in new:
             yield f"listeners.{name}"
             continue
+        taken_up = takes_up(old[name], new[name])
         for key in changed_keys(old[name], new[name]):
-            both = getattr(old[name], key), getattr(new[name], key)
-            if key not in AT_RUN_TIME or (key == "tokens_file" and None in both):
+            if key not in taken_up:
                 yield f"listeners.{name}.{key}"
 
 

@@ -42,7 +42,7 @@ from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed, Unavailable
 from actorserve.listening import address_of, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
-from actorserve.reloader import Reloader
+from actorserve.reloader import Reloader, say_left_out
 from actorserve.reloading import text_of
 from actorserve.services import compat, status
 from actorserve.services.access import Access, Finds
@@ -81,14 +81,15 @@ class Server:
         on_change: Callable[[], None] = lambda: None,
         extra_services: Iterable[Any] = (),
     ) -> None:
-        self.settings = settings
         ledger = ledger_here()
         self.unpacking = unpacking_of(settings, ledger)
         try:
-            self.specs = model_specs(settings, ledger, self.unpacking)
+            specs = model_specs(settings, ledger, self.unpacking)
         except BaseException:
             self.unpacking.close()
             raise
+        settings = self.settings = settings.of_models(specs)
+        self.specs = tuple(specs.values())
         self.directory = Directory()
         self.spawner = spawner
         folder = settings.folder
@@ -128,13 +129,13 @@ class Server:
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
-        self.grpc = {name: self._grpc(listener, further) for name, listener in settings.listeners.items()}
+        self.grpc = {name: self._grpc(name, listener, further) for name, listener in settings.listeners.items()}
         self.bound: tuple[Bound, ...] = ()
         self.loading: dict[str, Reply[None]] = {}
         self._listeners: dict[str, list[trio.SocketListener]] = {}
         self._stop = trio.Event()
 
-    def _grpc(self, listener: Listener, further: Sequence[Any]) -> GrpcServer:
+    def _grpc(self, name: str, listener: Listener, further: Sequence[Any]) -> GrpcServer:
         services: list[Any] = []
         as_torchserve = listener.compatibility == "torchserve"
         table = compat if as_torchserve else status
@@ -168,7 +169,7 @@ class Server:
             translate=table.translate,
             on_end=on_end,
             interceptors=self._interceptors(listener),
-            certificates=None if listener.tls is None else Certificates(self._files(listener.tls)),
+            certificates=None if listener.tls is None else self._certificates(name, listener.tls),
         )
 
     @property
@@ -201,6 +202,12 @@ class Server:
         expiration_s, overlap_s = server.token_expiration_min * 60, server.token_overlap_min * 60
         made = KeyFile(path, expiration_s=expiration_s, overlap_s=overlap_s)
         return self.keys.setdefault(path.resolve(), made)
+
+    def _certificates(self, name: str, tls: Tls) -> Certificates:
+        try:
+            return Certificates(self._files(tls))
+        except StartFailed as error:
+            raise StartFailed(f"listeners.{name}.{error}") from None
 
     def _files(self, tls: Tls) -> Files:
         folder = self.settings.folder
@@ -283,9 +290,13 @@ class Server:
                 front.cancel_scope.cancel()
             back.cancel_scope.cancel()
 
+    async def wait_begun(self) -> None:
+        """Wait until every model has been told to start: from then on the server can be reloaded."""
+        await self._spawned.wait()
+
     async def reload(self, new: config.Config) -> None:
         """Take up another configuration; returns when it is done. ConfigError, StateFailed: nothing was changed."""
-        await self._spawned.wait()
+        await self.wait_begun()
         if self._stop.is_set():
             return
         assert self._reloader is not None  # noqa: S101  # narrows the type: _begin has set it
@@ -359,6 +370,9 @@ class Server:
             await self._begin()
             await self._open_listeners()
         except BaseException:
+            self.unpacking.close()
+            for keys in self.keys.values():
+                keys.remove()
             await self.registry.close()
             raise
 
@@ -447,7 +461,7 @@ def model_spec(entry: str, settings: config.Config, ledger: Ledger, unpacking: U
             store=settings.folder / settings.server.model_store,
         )
     except ConfigError as error:
-        raise ConfigError(f"models.{entry}.{error.key}", error.text) from None
+        raise ConfigError(".".join(filter(None, ("models", entry, error.key))), error.text) from None
     try:
         ledger.resolve(spec.devices)
     except ConfigError as error:
@@ -456,12 +470,24 @@ def model_spec(entry: str, settings: config.Config, ledger: Ledger, unpacking: U
     return spec
 
 
-def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:
+def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> dict[str, ModelSpec]:
     """What to run, an entry of the file each; ConfigError names the entry whose source, device or key is wrong.
 
-    Archives are unpacked: this may block for long, before anything is served.
+    One that is wrong and `optional` is left out, with a warning. Archives are unpacked: this may block for long,
+    before anything is served.
     """
-    specs = [model_spec(entry, settings, ledger, unpacking) for entry in settings.models]
-    found = zip(settings.models, specs, strict=True)
-    config.check_distinct({entry: (spec.name, spec.version) for entry, spec in found})
-    return tuple(ledger.settle_threads(spec, (other for other in specs if other is not spec)) for spec in specs)
+    specs: dict[str, ModelSpec] = {}
+    for entry in settings.models:
+        try:
+            specs[entry] = model_spec(entry, settings, ledger, unpacking)
+            config.check_distinct({key: (spec.name, spec.version) for key, spec in specs.items()})
+        except ConfigError as error:
+            if entry not in settings.optional:
+                raise
+            say_left_out(error)
+            if (known := specs.pop(entry, None)) is not None:
+                unpacking.remove(known.model_dir)
+    return {
+        entry: ledger.settle_threads(spec, (other for other in specs.values() if other is not spec))
+        for entry, spec in specs.items()
+    }

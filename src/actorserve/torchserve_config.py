@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,17 @@ from actorserve.config import Config
 from actorserve.errors import ConfigError
 from actorserve.properties import Flags, Values, parse, settle
 from actorserve.properties_keys import FLAGS_WITHOUT_EFFECT
-from actorserve.translation import Machine, Translation, models_of, store_of, to_load, translate
+from actorserve.translation import EVERY, Machine, Translation, models_of, store_of, to_load, translate
 
 FILE = "config.properties"
 ENV_FILE = "TS_CONFIG_FILE"
 
 
-def is_properties(path: Path) -> bool:
-    """Whether a file is TorchServe's, by its name; snapshots end in .cfg."""
-    return path.suffix.lower() in (".properties", ".cfg")
+def is_properties(path: Path, *, is_found: bool) -> bool:
+    """Whether a file is TorchServe's, by its name; snapshots end in .cfg. One that was found where TorchServe looks may
+    have any name but a config.toml's.
+    """
+    return path.suffix.lower() in (".properties", ".cfg") or (is_found and path.suffix.lower() != ".toml")
 
 
 def find_file(given: Path | None, environment: Mapping[str, str]) -> Path | None:
@@ -41,11 +43,21 @@ def find_file(given: Path | None, environment: Mapping[str, str]) -> Path | None
 def read(path: Path | None, flags: Flags) -> Translation:
     """A file, or the flags alone, as a translation. ConfigError."""
     data = b"" if path is None else read_bytes(path)
-    values = settle(parse(data), flags, os.environ)
+    try:
+        values = settle(parse(data), flags, os.environ)
+    except ConfigError as error:
+        raise error if error.key else ConfigError("", f"{path}: {error.text}") from None
     machine = Machine(Path.cwd(), len(find_gpus(os.environ)), len(os.sched_getaffinity(0)))
-    archives, left_out = torchserve_store.find(store_of(values, machine), to_load(values))
-    translation = translate(values, flags, machine, archives)
-    return Translation(translation.content, translation.ignored, (*translation.notes, *left_out))
+    wanted = to_load(values)
+    archives, left_out = torchserve_store.find(store_of(values, machine), wanted)
+    found = translate(values, flags, machine, archives)
+    return Translation(
+        found.content, found.ignored, (*found.notes, *left_out), _optional(wanted, found.content.get("models", ()))
+    )
+
+
+def _optional(wanted: Sequence[tuple[str, str]], entries: Iterable[str]) -> frozenset[str]:
+    return frozenset(entries) if wanted == [("", EVERY)] else frozenset()
 
 
 def read_bytes(path: Path) -> bytes:
@@ -64,7 +76,7 @@ def load(path: Path | None, flags: Flags, overrides: Sequence[str] = ()) -> tupl
     content = copy.deepcopy(translation.content)
     for override in overrides:
         config.set_key(content, override)
-    return config.parse(content, folder=folder_of(path)), translation
+    return config.parse(content, folder=folder_of(path), optional=translation.optional), translation
 
 
 def folder_of(path: Path | None) -> Path:
@@ -86,30 +98,28 @@ def add_flags(content: dict[str, Any], flags: Flags) -> Translation:
         server["model_api"] = True
     if flags.no_config_snapshots:
         server["state_dir"] = ""
-    notes: tuple[str, ...] = ()
-    if flags.models:
-        notes = _add_models(added, flags)
-    return Translation(added, {flag: FLAGS_WITHOUT_EFFECT[flag] for flag in flags.further}, notes)
+    notes, optional = _add_models(added, flags) if flags.models else ((), frozenset())
+    return Translation(added, {flag: FLAGS_WITHOUT_EFFECT[flag] for flag in flags.further}, notes, optional)
 
 
-def _add_models(content: dict[str, Any], flags: Flags) -> tuple[str, ...]:
+def _add_models(content: dict[str, Any], flags: Flags) -> tuple[tuple[str, ...], frozenset[str]]:
     if flags.model_store is None:
         raise ConfigError("--models", "needs --model-store beside a config.toml")
     values = Values(flags.properties())
-    archives, left_out = torchserve_store.find(Path.cwd() / flags.model_store, to_load(values))
-    models = content.setdefault("models", {})
+    wanted = to_load(values)
+    archives, left_out = torchserve_store.find(Path.cwd() / flags.model_store, wanted)
+    notes = list(left_out)
+    found, models = models_of(archives, notes, {}), content.setdefault("models", {})
     if not isinstance(models, dict):
-        return ()  # told by config.parse
+        return (), frozenset()  # told by config.parse
     named = {entry: table.get("name") for entry, table in models.items() if isinstance(table, dict)}
     for archive in archives:
         if archive.name in models or archive.name in named.values():
             raise ConfigError("--models", f"{archive.name} is in the file too")
-    notes: list[str] = []
-    for entry, table in models_of(archives, notes, {}).items():
-        if entry in models:
-            raise ConfigError("--models", f"an entry {entry} is in the file too")
-        models[entry] = table
-    return (*notes, *left_out)
+    for entry in found.keys() & models.keys():
+        raise ConfigError("--models", f"an entry {entry} is in the file too")
+    models.update(found)
+    return tuple(notes), _optional(wanted, found)
 
 
 def to_toml(translation: Translation, title: str) -> str:

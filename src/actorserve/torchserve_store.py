@@ -30,23 +30,30 @@ def find(store: Path, wanted: Sequence[tuple[str, str]]) -> tuple[list[Archive],
 
     ConfigError names the file that was asked for and cannot be had. Blocks.
     """
-    if not store.is_dir():
-        raise ConfigError("model_store", f"there is no folder {store}")
-    if [file for _, file in wanted] == [EVERY]:
-        return _everything(store)
-    return [_named(store, name, file) for name, file in wanted], ()
+    try:
+        if not store.is_dir():
+            raise ConfigError("model_store", f"there is no folder {store}")
+        if [file for _, file in wanted] == [EVERY]:
+            return _everything(store)
+        return [_named(store, name, file) for name, file in wanted], ()
+    except OSError as error:
+        raise ConfigError("model_store", f"{store!s:.200} cannot be read: {error.strerror}") from None
 
 
 def _named(store: Path, name: str, file: str) -> Archive:
-    path = store / file
-    if not path.exists():
-        path = store / Path(file).name
-    if not path.exists():
-        raise ConfigError("load_models", f"there is no {file} in the model store {store}")
     try:
+        path = store / file
+        if not path.exists():
+            path = store / Path(file).name
+        if not path.exists():
+            raise ConfigError("load_models", f"there is no {file} in the model store {store}")
         return look(path, name)
+    except ConfigError:
+        raise
     except ActorserveError as error:
         raise ConfigError("load_models", f"{file} cannot be used: {_text(error)}") from None
+    except OSError as error:
+        raise ConfigError("load_models", f"{file:.200} cannot be used: {error.strerror}") from None
 
 
 def _everything(store: Path) -> tuple[list[Archive], tuple[str, ...]]:
@@ -68,6 +75,8 @@ def _text(error: ActorserveError) -> str:
 def look(path: Path, name: str = "") -> Archive:
     """An archive by its manifest; `name` wins over its own, and the file's is the last. BadInput, LoadFailed."""
     with archives.told(path):
+        if kind_of(path.name) is not Kind.FOLDER and not path.is_file():
+            raise Refused("it is no plain file")  # a pipe would be waited for
         data = _manifest_of(path)
     model = manifest.Manifest().model if data is None else manifest.parse_manifest(data, lambda _: True).model
     name = name or model["modelName"] or re.sub(r"\W|^_", "_", archives.stem_of(path.name))

@@ -54,11 +54,15 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """`content` is a config.toml's. `ignored`: keys and flags without effect, and why; `notes`: what else to say."""
+    """`content` is a config.toml's. `ignored`: keys and flags without effect, and why; `notes`: what else to say.
+
+    `optional`: keys of models that are there because all that is in the store is to be loaded.
+    """
 
     content: dict[str, Any]
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
 
 
 def store_of(values: Values, machine: Machine) -> Path:
@@ -66,7 +70,15 @@ def store_of(values: Values, machine: Machine) -> Path:
     store = values.text("model_store")
     if not store:
         raise ConfigError("model_store", "is missing: name the folder of the archives, here or with --model-store")
-    return machine.folder / Path(store).expanduser()
+    return _path(values, "model_store", machine)
+
+
+def _path(values: Values, key: str, machine: Machine) -> Path:
+    """A key's path: below the working folder, with the home folder for "~". ConfigError."""
+    try:
+        return machine.folder / Path(values[key]).expanduser()
+    except RuntimeError as error:
+        raise wrong(key, values[key], f"a path: {error}") from None
 
 
 def to_load(values: Values) -> list[tuple[str, str]]:
@@ -167,7 +179,7 @@ def _tls(values: Values, machine: Machine) -> dict[str, str]:
         if not values.text(key):
             raise ConfigError(key, "is missing: enable_grpc_ssl needs certificate_file and private_key_file")
     files = {"certificate": "certificate_file", "key": "private_key_file"}
-    return {ours: str(machine.folder / Path(values[key]).expanduser()) for ours, key in files.items()}
+    return {ours: str(_path(values, key, machine)) for ours, key in files.items()}
 
 
 def _useless_tls(values: Values) -> dict[str, str]:
@@ -293,7 +305,8 @@ def _default_versions(values: Values) -> dict[str, str]:
 def models_of(archives: Sequence[Archive], notes: list[str], defaults: Mapping[str, str]) -> dict[str, Any]:
     """A table for each version; the first of a model is its default, as in TorchServe, unless `defaults` has another.
 
-    The first one's table is called like the model. What is in an archive says the version.
+    The first one's table is called like the model. What is in an archive says the version; one that is there twice is
+    left out, and the notes name it.
     """
     tables: dict[str, Any] = {}
     firsts: dict[tuple[str, str], Archive] = {}

@@ -221,6 +221,17 @@ async def test_on_demand_and_back(autojump_clock, logged):
     assert "(downscale_delay_s = 60)" in reasons(logged)[1][2]
 
 
+async def test_on_demand_with_tickets(autojump_clock):
+    """With job tickets nobody waits for the first worker either: who asks first is refused, and has it started."""
+    async with universe(Slow) as u:
+        await u.spawn(workers_min=0, workers_max=2, downscale_delay_s=60, job_tickets=True)
+        with pytest.raises(Overloaded):
+            await u.ask(b"0")
+        await until(lambda: u.states() == [State.READY])
+        await trio.sleep(0.1)
+        assert b"0.5" == await u.ask(b"0.5")
+
+
 async def test_a_model_in_use_stays(autojump_clock):
     """Requests that come and go between two looks keep the worker, however short they are."""
     async with universe() as u:

@@ -77,6 +77,24 @@ async def ask(app, name="m", version=""):
     return (await app.server.directory.find(name, version).ask(Infer({"data": b"x"})).wait()).data
 
 
+async def test_a_model_that_may_be_left_out(tmp_path):
+    """One that nobody has named and that is broken is left out, at a start and at a reload, and the others change; once
+    it is well, the next reload has it.
+    """
+    models = {"m": {}, "n": {"source": str(tmp_path / "n")}}
+    async with serving({"m": {}}) as app:
+        settings = config.parse(content({**models, "m": {"queue_size": 7}}), folder=tmp_path, optional={"n"})
+        await app.server.reload(settings)
+        assert {"m/1.0": State.READY} == running(app)
+        assert [7] == [model.spec.queue_size for model in app.tree().models]
+        assert {"m"} == set(app.server._reloader.settings.models)
+        (tmp_path / "n").mkdir()
+        await app.server.reload(settings)
+        assert {"m/1.0", "n/1.0"} == set(running(app))
+        with pytest.raises(ConfigError, match=r"models\.o\.source"):
+            await reload(app, {**models, "o": {"source": str(tmp_path / "o")}})
+
+
 async def ask_for_ever(app, name, answers, errors):
     while True:
         try:
@@ -286,6 +304,125 @@ async def test_reloads_at_once(autojump_clock):
         assert text_of(parsed({"m": {"handler": "f:F"}}), "m", "1.0") == (await rows(app))["m/1.0"].text
 
 
+@pytest.mark.parametrize("second", ["b:B", "b:Bad"])
+@pytest.mark.parametrize("wait_s", [5, 9.9])
+async def test_a_third_version_while_the_second_loads(autojump_clock, second, wait_s):
+    """The last version that an entry asks for is the one that serves, and the default: every earlier one goes, however
+    the change between has ended.
+    """
+    async with serving({"m": {"version": "1"}}) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, {"m": {"version": "2", "handler": second}})
+            await trio.sleep(wait_s)
+            nursery.start_soon(reload, app, {"m": {"version": "3"}})
+        assert {"m/3": State.READY} == running(app)
+        assert (b"3 a:A", ["m/3"]) == (await ask(app), list(await rows(app)))
+        await reload(app, {"m": {"version": "3"}})
+        assert {"m/3": State.READY} == running(app)
+
+
+async def test_a_third_version_that_cannot_be_loaded(autojump_clock):
+    """Then what it was to replace stays, all of it, until a reload that can be carried out."""
+    async with serving({"m": {"version": "1"}}) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, {"m": {"version": "2"}})
+            await trio.sleep(5)
+            nursery.start_soon(reload, app, {"m": {"version": "3", "handler": "b:Bad"}})
+        assert ({"m/1": State.READY, "m/2": State.READY}, b"1 a:A") == (running(app), await ask(app))
+        await reload(app, {"m": {"version": "2"}})
+        assert ({"m/2": State.READY}, b"2 a:A", ["m/2"]) == (running(app), await ask(app), list(await rows(app)))
+
+
+@pytest.mark.parametrize("second", ["b:B", "b:Bad"])
+@pytest.mark.parametrize("wait_s", [0, 5, 9.99, 10, 10.01])
+async def test_the_same_version_again_while_it_loads(autojump_clock, second, wait_s):
+    """A second SIGHUP while the new version loads: the old one serves until that is READY, and stays if it fails."""
+    async with serving({"m": {"version": "1"}}) as app:
+        answers, errors = [], []
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask_for_ever, app, "m", answers, errors)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reload, app, {"m": {"version": "2", "handler": second}})
+                await trio.sleep(wait_s)
+                nursery.start_soon(reload, app, {"m": {"version": "2", "handler": second}})
+                await trio.sleep(5)
+                assert wait_s > 5 or b"1 a:A" == await ask(app)
+            asking.cancel_scope.cancel()
+        version = "1" if second == "b:Bad" else "2"
+        assert ({f"m/{version}": State.READY}, [f"m/{version}"]) == (running(app), list(await rows(app)))
+        assert [] == errors
+
+
+@pytest.mark.parametrize("wait_s", [5, 9.99, 10, 10.01])
+async def test_back_to_the_first_version_while_the_second_loads(autojump_clock, wait_s):
+    """Whenever the entry goes back to the version that it had, that one serves, and is the only one."""
+    async with serving({"m": {"version": "1"}}) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, {"m": {"version": "2"}})
+            await trio.sleep(wait_s)
+            nursery.start_soon(reload, app, {"m": {"version": "1"}})
+        assert ({"m/1": State.READY}, ["m/1"]) == (running(app), list(await rows(app)))
+        assert b"1 a:A" == await ask(app)
+
+
+ONE, TWO = {"m": {"version": "1"}}, {"x": {"name": "m", "version": "2", "default": True}}
+
+
+@pytest.mark.parametrize("second", [TWO, {"y": TWO["x"]}], ids=["the same", "called otherwise"])
+@pytest.mark.parametrize("first", [TWO, ONE | TWO], ids=["in its place", "beside it"])
+@pytest.mark.parametrize("wait_s", [0, 5, 9.99, 10, 10.01])
+async def test_the_default_of_another_entry_again_while_it_loads(autojump_clock, first, second, wait_s):
+    """A second SIGHUP while another entry's new version loads: what serves stays, and is the default, until that is
+    READY.
+    """
+    async with serving(ONE) as app, trio.open_nursery() as asking:
+        answers, errors = [], []
+        asking.start_soon(ask_for_ever, app, "m", answers, errors)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, first)
+            await trio.sleep(wait_s)
+            nursery.start_soon(reload, app, second)
+            await until(lambda: b"2 a:A" in answers)
+            assert trio.current_time() - began < 11
+        assert ({"m/2": State.READY}, ["m/2"], []) == (running(app), list(await rows(app)), errors)
+        assert len(answers) > 40
+        await agree(app, parsed(second))
+        asking.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("wait_s", [0, 5, 9.99, 10, 10.01])
+@pytest.mark.parametrize(
+    "takes_back", [ONE | {"x": {**TWO["x"], "default": False}}, {"m": {**ONE["m"], "default": True}}]
+)
+async def test_the_default_is_taken_back_while_it_loads(autojump_clock, takes_back, wait_s):
+    """A later file that says nothing of a default any more, or says it of what serves, wins over a change under way."""
+    takes_back = {"x": {"name": "m", "version": "2"}, **takes_back}
+    async with serving(ONE) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, ONE | TWO)
+            await trio.sleep(wait_s)
+            nursery.start_soon(reload, app, takes_back)
+        await agree(app, parsed(takes_back))
+        assert {"m/1": State.READY, "m/2": State.READY} == running(app)
+        assert b"1 a:A" == await ask(app)
+
+
+@pytest.mark.parametrize("again", [0, 1])
+async def test_the_version_before_while_another_entry_s_cannot_be_loaded(autojump_clock, again):
+    """A new version that was to take the place of another entry's and cannot be loaded: that one serves on."""
+    bad = {"x": {**TWO["x"], "handler": "b:Bad"}}
+    async with serving(ONE) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, bad)
+            for _ in range(again):
+                await trio.sleep(5)
+                nursery.start_soon(reload, app, bad)
+        assert ({"m/1": State.READY}, b"1 a:A", ["m/1"]) == (running(app), await ask(app), list(await rows(app)))
+        await reload(app, TWO)
+        assert ({"m/2": State.READY}, b"2 a:A", ["m/2"]) == (running(app), await ask(app), list(await rows(app)))
+
+
 async def test_unregistered_while_it_is_rolled_out(autojump_clock):
     """The API's UnregisterModel during a rollout is the later word, and stays so."""
     async with serving({"m": {}}) as app:
@@ -390,6 +527,18 @@ def test_what_needs_a_restart():
     ] == needs_restart(old, new)
     assert ["max_connections"] == takes_up(old.listeners["inference"], new.listeners["inference"])
     assert [] == needs_restart(old, old)
+
+
+@pytest.mark.parametrize("own", [{"tokens_file": "tokens.toml"}, {"key_file": "key_file.json"}])
+def test_every_key_is_taken_up_or_named(own):
+    """Of the keys of a listener that have changed, each is taken up or needs a restart, and none does both."""
+    listener = {**LISTENERS["inference"], **own}
+    changed = {**listener, "auth_exempt": ["health"], "max_connections": 7, "reuse_port": True}
+    old, new = (config.parse({"listeners": {"l": one}}, folder=Path.cwd()) for one in (listener, changed))
+    named = [key.removeprefix("listeners.l.") for key in needs_restart(old, new)]
+    taken_up = takes_up(old.listeners["l"], new.listeners["l"])
+    assert ["auth_exempt", "max_connections", "reuse_port"] == sorted([*named, *taken_up])
+    assert "auth_exempt" in (named if "key_file" in own else taken_up)
 
 
 async def test_needs_a_restart_each_time(autojump_clock, logged):

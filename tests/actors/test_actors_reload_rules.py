@@ -20,7 +20,7 @@ from actorserve.actors.registry_rules import (
     without_text,
     write_spec,
 )
-from actorserve.actors.reload_rules import Apply, Forget, Mark, Remove, steps
+from actorserve.actors.reload_rules import Apply, Forget, Mark, Remove, Retire, steps
 
 
 def spec(name="m", version="1"):
@@ -61,8 +61,36 @@ def test_new_changed_removed():
 def test_another_version():
     """The new version is registered before the old one goes; one that the API has registered already is rolled out."""
     new = entry(version="2", text="b")
-    assert steps([Row(1, "m", "1", text="a")], {"m": new}) == [Apply(new, is_new=True, replaces="1")]
-    assert steps([Row(1, "m", "1", text="a"), mine(2, "2")], {"m": new}) == [Apply(new, is_new=False, replaces="1")]
+    assert steps([Row(1, "m", "1", text="a")], {"m": new}) == [Apply(new, is_new=True, replaces=("1",))]
+    assert steps([Row(1, "m", "1", text="a"), mine(2, "2")], {"m": new}) == [Apply(new, is_new=False, replaces=("1",))]
+
+
+def test_another_version_while_one_is_under_way():
+    """Every version that the entry had before goes, the one that is still loading and the one that serves."""
+    rows = [Row(1, "m", "1", text="a"), Row(2, "m", "2", text="b")]
+    new = entry(version="3", text="c")
+    assert steps(rows, {"m": new}) == [Apply(new, is_new=True, replaces=("1", "2"))]
+    assert steps(rows, {}) == [Remove("m", "1"), Remove("m", "2")]
+
+
+def test_the_same_version_again_while_it_is_under_way():
+    """What serves is unregistered once the version that is loading is there, and never before; where the API has
+    unregistered that one, at once.
+    """
+    rows = [Row(1, "m", "1", text="a"), Row(2, "m", "2", text="b")]
+    assert steps(rows, {"m": entry(version="2", text="b")}) == [Retire("m", "2", ("1",))]
+    rows[1] = Row(2, "m", "2", RowState.REMOVED, text="b")
+    assert steps(rows, {"m": entry(version="2", text="b")}) == [Remove("m", "1")]
+
+
+def test_entries_of_one_name_while_one_is_under_way():
+    """Versions go for the heir of their own entry; those whose entry is gone, for a new one that is the last."""
+    rows = [Row(1, "m", "1", text="a"), Row(2, "m", "2", text="a", entry="x"), Row(3, "m", "3", text="a", entry="x")]
+    assert steps(rows, {"m": entry(), "x": entry(version="3")}) == [Retire("m", "3", ("2",))]
+    assert steps(rows, {"x": entry(version="3")}) == [Remove("m", "1"), Retire("m", "3", ("2",))]
+    new = entry(version="4", text="b")
+    assert steps(rows, {"x": new}) == [Apply(new, is_new=True, replaces=("2", "3"), called="x"), Remove("m", "1")]
+    assert steps(rows, {"y": new}) == [Apply(new, is_new=True, replaces=("1", "2", "3"), called="y")]
 
 
 @pytest.mark.parametrize("state", [RowState.REMOVED, RowState.LEAVING])
@@ -92,14 +120,14 @@ def test_entries_of_one_name():
     changed = replace(two, text="b")
     assert steps(rows, {"m": one, "x": changed}) == [Apply(changed, is_new=False, called="x")]
     third = entry(version="3", text="b")
-    assert steps(rows, {"m": one, "x": third}) == [Apply(third, is_new=True, replaces="2", called="x")]
+    assert steps(rows, {"m": one, "x": third}) == [Apply(third, is_new=True, replaces=("2",), called="x")]
 
 
 def test_the_last_version_is_replaced():
     """A new entry takes the place of one that goes only where no other version of the model would serve meanwhile."""
     rows = [Row(1, "m", "1", text="a"), Row(2, "m", "2", text="a", entry="x")]
     two, new = entry(version="2"), entry(version="3", text="b")
-    assert steps(rows[:1], {"y": new}) == [Apply(new, is_new=True, replaces="1", called="y")]
+    assert steps(rows[:1], {"y": new}) == [Apply(new, is_new=True, replaces=("1",), called="y")]
     assert steps(rows, {"x": two, "y": new}) == [Apply(new, is_new=True, called="y"), Remove("m", "1")]
 
 
@@ -159,16 +187,16 @@ def carried_out(rows, asked):
     for step in asked:
         key = tuple(step.model.split("/"))
         match step:
-            case Apply(entry=one, replaces=old):
+            case Apply(entry=one, replaces=gone):
                 assert step.is_new == (key not in after or after[key].state is not RowState.REGISTERED)
                 known = after[key] if not step.is_new else Row(0, *key)
                 after[key] = replace(known, spec=None, text=one.text, workers=None, entry=step.called)
-                if step.mark is not None:
-                    marked(after, step.mark)
-                if old is not None:
-                    del after[key[0], old]
+                marked(after, step.mark)
+                retired(after, step.name, gone)
             case Mark():
                 marked(after, step)
+            case Retire(versions=gone):
+                retired(after, step.name, gone)
             case Remove():
                 assert after.pop(key).state is RowState.REGISTERED
             case Forget():
@@ -178,8 +206,13 @@ def carried_out(rows, asked):
     return after
 
 
+def retired(after, name, versions):
+    for version in versions:
+        del after[name, version]
+
+
 def marked(after, mark):
-    for key, row in after.items():
+    for key, row in after.items() if mark is not None else ():
         if key == (mark.row.name, mark.row.version):
             is_default = row.is_default if mark.says is None else mark.says
             after[key] = replace(row, entry=mark.row.entry, is_default=is_default)
@@ -228,7 +261,7 @@ def test_the_default_moves_with_its_entry(drawn, said, chosen):
         now = default_of(left, chosen_now.get(name))
         if old is None or not left:
             continue
-        heirs = [key[1] for key, gone in replaced(before, planned).items() if (key[0], gone) == (name, old.version)]
+        heirs = [key[1] for key, gone in replaced(before, planned).items() if key[0] == name and old.version in gone]
         new = newly_said(before, planned).get(name)
         if any(row.version == new and row.state is RowState.REGISTERED for row in left):
             assert now == new

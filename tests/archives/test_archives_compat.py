@@ -48,6 +48,18 @@ def serve(tmp_path):
     return testing.serve({"server": server, "listeners": {"management": listener}}, workers="scripted")
 
 
+async def test_an_archive_outside_of_the_store(tmp_path):
+    """By its path, and by a link that leads there: it is not found, as what is not there."""
+    good(tmp_path / "m.mar")
+    async with serve(tmp_path) as app, app.channel("management") as channel:
+        (tmp_path / "store" / "link.mar").symlink_to(tmp_path / "m.mar")
+        for url in (str(tmp_path / "m.mar"), "link.mar"):
+            with pytest.raises(GRPCError) as error:
+                await ManagementAPIsServiceStub(channel).RegisterModel(RegisterModelRequest(url=url, model_name="m"))
+            text = f"Model not found at: {url}\norg.pytorch.serve.archive.model.ModelNotFoundException"
+            assert (error.value.status, error.value.message) == (Status.NOT_FOUND, text)
+
+
 @pytest.mark.parametrize(("write", "fields", "status", "text"), ARCHIVES)
 async def test_bad_archive(tmp_path, write, fields, status, text):
     """Each kind of bad archive has TorchServe's code and text, and leaves nothing behind."""

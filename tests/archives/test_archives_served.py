@@ -1,6 +1,8 @@
 """Archives through a running server: registered, served, unregistered, with nothing left on the disk."""
 
+import errno
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +17,9 @@ from actorserve import config, testing
 from actorserve.actors import archives, model_store, unpacking
 from actorserve.actors.archives import Limits
 from actorserve.client import Channel
-from actorserve.errors import ConfigError
+from actorserve.errors import ConfigError, StartFailed
 from actorserve.proto import inference_grpc, inference_pb2, management_grpc, management_pb2
+from actorserve.server import Server
 
 MEMBERS = {"model.toml": MODEL_TOML.encode(), "native_echo.py": NATIVE_ECHO.encode(), "word.txt": b"said "}
 YAML = b"minWorkers: 3\nmaxWorkers: 5\nbatchSize: 8\nmaxBatchDelay: 50\nresponseTimeout: 10\n"
@@ -94,6 +97,38 @@ async def test_packed_by_the_archiver(site):
             await manage(app, "UnregisterModel", model_name="packed")
             assert site.left() == before
     assert list(site.cache.glob("archives/*")) == []
+
+
+async def test_a_start_that_fails_leaves_nothing(site):
+    """Where an address or the state cannot be had, what was unpacked for the models of the file is removed again."""
+    make_zip(site.store / "m.mar", TORCHSERVE)
+    site.content["models"]["m"] = {"source": str(site.store / "m.mar")}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        site.content["listeners"] = {"a": {"address": address, "services": ["inference"]}}
+        server = Server(config.parse(site.content, folder=site.store))
+        assert len(site.left()) == 1
+        with pytest.raises(StartFailed, match="is in use"):
+            await server.open()
+    assert list(site.cache.glob("archives/*")) == []
+    site.content["listeners"]["a"]["address"] = "127.0.0.1:0"
+    site.content["server"]["state_dir"] = "state"
+    (site.store / "state").write_text("a file, where a folder is to be")
+    server = Server(config.parse(site.content, folder=site.store))
+    with pytest.raises(StartFailed, match="state_dir"):
+        await server.open()
+    assert list(site.cache.glob("archives/*")) == []
+
+
+@pytest.mark.parametrize("wrong", [{"isolation": "thread"}, {"device": "cuda:7"}])
+async def test_an_entry_that_is_wrong_leaves_nothing(site, wrong):
+    """What was unpacked for an entry that cannot be served after all is removed, also while a server goes on."""
+    make_zip(site.store / "m.mar", TORCHSERVE)
+    async with testing.serve(site.content, workers="scripted") as app:
+        entry = {"source": str(site.store / "m.mar"), **wrong}
+        with pytest.raises(ConfigError):
+            await app.server.reload(config.parse({**site.content, "models": {"m": entry}}, folder=site.store))
+        assert site.left() == []
 
 
 async def test_torchserves_precedence(site):
@@ -185,6 +220,24 @@ async def test_refused(site, case):
                 await trio.sleep(0.01)
         assert [view.spec.name for view in app.tree().models] == ["taken"]
     assert not (site.store.parent / "out").exists()
+
+
+@pytest.mark.parametrize("url", ["circle", "circle/m", "sealed"])
+async def test_what_the_file_system_refuses(site, monkeypatch, url):
+    """Links in a circle, and a folder that must not be read, are refused with the reason, and are no bug of ours."""
+
+    def sealed(_folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (site.store / "circle").symlink_to("circle")
+    (site.store / "sealed").mkdir()
+    monkeypatch.setattr(model_store, "inner", sealed)
+    expected = {"sealed": (Status.FAILED_PRECONDITION, "sealed cannot be read: Permission denied")}
+    status, text = expected.get(url, (Status.INVALID_ARGUMENT, "url: "))
+    async with testing.serve(site.content, workers="scripted") as app:
+        with pytest.raises(GRPCError) as caught:
+            await manage(app, "RegisterModel", url=url)
+    assert (caught.value.status, text in caught.value.message) == (status, True), caught.value.message
 
 
 @pytest.mark.parametrize(

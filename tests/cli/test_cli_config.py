@@ -67,7 +67,7 @@ MISTAKES = {
         'models.m.handler: handler \'mine\' is not "module:Class", for example "my_package.my_module:MyHandler"'
     ),
     '[models."a b"]\nhandler = "mine:Model"': (
-        "models: the name 'a b' may hold letters, digits, '_', '.' and '-' only"
+        "models: the name 'a b' may hold letters, digits, '_', '.' and '-' only, at most 255 of them"
     ),
     MODEL + '[models.x]\nname = "m"\nhandler = "a:B"': (
         "models: m and x are both m version 1.0: give one of them another version, or name"
@@ -80,9 +80,17 @@ MISTAKES = {
     ),
     MODEL + "default = 1": "models.m.default: 1 is wrong: it must be true or false",
     MODEL + 'name = "a b"': (
-        "models.m.name: \"a b\" is wrong: it must be letters, digits, '_', '.' and '-' only, "
+        "models.m.name: \"a b\" is wrong: it must be at most 255 letters, digits, '_', '.' and '-', "
         "and begin with a letter or a digit"
     ),
+    f'[models.{"m" * 256}]\nhandler = "mine:Model"': (
+        f"models: the name '{'m' * 80}' may hold letters, digits, '_', '.' and '-' only, at most 255 of them"
+    ),
+    MODEL + f'version = "{"1" * 256}"': (
+        f"models.m.version: \"{'1' * 76}... is wrong: it must be at most 255 letters, digits, '_', '.' and '-', "
+        "and begin with a letter or a digit"
+    ),
+    'optional = ["m"]': "optional: unknown key",
     "models = 3": "models: 3 is wrong: it must be a table",
     '[log]\nlevel = "loud"': 'log.level: "loud" is wrong: it must be "debug", "info", "warning" or "error"',
     '[log]\naccess = "yes"': 'log.access: "yes" is wrong: it must be true or false',
@@ -133,7 +141,7 @@ def test_missing_file(capsys, tmp_path):
     assert run(capsys, str(tmp_path / "no.toml")) == (2, "", f"actorserve: there is no file {tmp_path / 'no.toml'}\n")
     assert run(capsys, str(tmp_path)) == (2, "", f"actorserve: {tmp_path} is a folder, not a file\n")
     file = tmp_path / "bad.toml"
-    for content in (b"[server\n", b"\xff\xfe", b"a = " + b"[" * 100_000):
+    for content in (b"[server\n", b"\xff\xfe", b"a = " + b"[" * 100_000, b"a = " + b"1" * 5000):
         file.write_bytes(content)
         code, out, err = run(capsys, str(file))
         assert (code, out) == (2, "")
@@ -165,6 +173,26 @@ def test_model_folder(capsys, tmp_path):
         assert err.startswith(f"actorserve: {file}: {text}")
     (folder / "model.toml").write_text("handler = 'a:B'\n")
     assert run(capsys, "--check", str(file))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('source = "circle/m"', "source"),
+        (f'source = "{"n" * 5000}"', "source"),
+        ('handler = "a:B"\npath = ["circle"]', "path"),
+        ('handler = "a:B"\nrequirements = "circle"', "requirements"),
+    ],
+)
+def test_what_the_file_system_refuses(capsys, tmp_path, line, key):
+    """Links in a circle and names that are too long are one line that names the key."""
+    (tmp_path / "circle").symlink_to("circle")
+    file = tmp_path / "config.toml"
+    file.write_text(f"[models.m]\n{line}\n")
+    code, out, err = run(capsys, "--check", str(file))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"actorserve: {file}: models.m.{key}: ")
+    assert "cannot be used" in err
 
 
 def test_set(capsys):
@@ -214,7 +242,7 @@ def test_check_prints_the_whole_configuration(capsys, tmp_path):
     code, out, err = run(capsys, "--check", str(file))
     assert (code, err) == (0, "")
     shown = json.loads(out)
-    assert set(shown) == set(config.Config.model_fields) - {"folder"}
+    assert set(shown) == set(config.Config.model_fields) - config.NOT_OF_THE_FILE
     assert set(shown["models"]["m"]) == set(config.Model.model_fields)
     assert set(shown["listeners"]) == {"inference", "management"}
 

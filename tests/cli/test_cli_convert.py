@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 import tomllib
 import zipfile
@@ -43,6 +44,7 @@ def test_store(tmp_path):
     mar(tmp_path / "x.mar", modelName="named", modelVersion="2.0")
     mar(tmp_path / "no-name.mar")
     (tmp_path / "broken.mar").write_bytes(b"nothing")
+    os.mkfifo(tmp_path / "pipe.mar")
     (tmp_path / "readme.txt").touch()
     (tmp_path / ".hidden.mar").touch()
     (tmp_path / "folder" / "MAR-INF").mkdir(parents=True)
@@ -53,8 +55,9 @@ def test_store(tmp_path):
         ("no-name.mar", "no_name", "1.0"),
         ("x.mar", "named", "2.0"),
     ]
-    (note,) = notes
-    assert note.startswith("load_models: broken.mar is left out: it is broken")
+    broken, pipe = notes
+    assert broken.startswith("load_models: broken.mar is left out: it is broken")
+    assert pipe == "load_models: pipe.mar is left out: it is no plain file"
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "packed/", "./packed/"])
@@ -73,6 +76,20 @@ def test_names_that_are_given(tmp_path):
     mar(tmp_path / "x.mar", modelName="named")
     found, _ = torchserve_store.find(tmp_path, [("mine", "x.mar"), ("", "elsewhere/x.mar")])
     assert [(one.path, one.name) for one in found] == [(tmp_path / "x.mar", "mine"), (tmp_path / "x.mar", "named")]
+
+
+def test_a_store_that_cannot_be_read(tmp_path, monkeypatch):
+    """A folder that may not be looked into is an error that names it, whatever is wanted of it."""
+
+    def refuse(path, **_more):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for wanted in ("all", "m.mar"):
+        with pytest.raises(ConfigError, match="cannot be read: Permission denied") as error:
+            torchserve_store.find(tmp_path, [("", wanted)])
+        assert error.value.key == "model_store"
 
 
 def test_what_cannot_be_had(tmp_path):
@@ -128,6 +145,8 @@ def test_convert(place, capsys):
     (place / "config.properties").write_text(text)
     out = converted(capsys, "config.properties")
     expected, _ = torchserve_config.load(Path("config.properties"), NO_FLAGS)
+    assert expected.optional == {"noop"}  # `all`; the config.toml names it
+    expected = expected.model_copy(update={"optional": frozenset()})
     (place / "config.toml").write_text(out)
     assert config.load(place / "config.toml") == expected
     assert "# keystore_pass has no effect: " in out
@@ -150,6 +169,14 @@ def test_convert_finds_the_file(place, capsys, monkeypatch):
     assert "127.0.0.1:1236" in converted(capsys, "--ts-config", "other.cfg")
     assert "127.0.0.1:1235" in converted(capsys, "other.cfg")
     assert "grace_s = 5" in converted(capsys, "--set", "server.grace_s=5")
+    (place / "any.name").write_text("model_store=store\ngrpc_inference_port=1237\n")
+    monkeypatch.setenv("TS_CONFIG_FILE", "any.name")
+    assert "127.0.0.1:1237" in converted(capsys)
+    monkeypatch.delenv("TS_CONFIG_FILE")
+    assert "127.0.0.1:1237" in converted(capsys, "--ts-config", "any.name")
+    with pytest.raises(SystemExit):
+        main(["--check", "--ts-config", "any.name"])
+    assert "127.0.0.1:1237" in capsys.readouterr().out
     (place / "config.toml").touch()
     with pytest.raises(SystemExit) as ended:
         main(["convert", "config.toml"])

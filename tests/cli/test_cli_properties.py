@@ -340,6 +340,7 @@ MISTAKES = {
     "load_models=a=": "load_models:",
     "load_models=https://x/y.mar": "load_models: https://x/y.mar is a URL",
     "model_store=": "model_store: is missing",
+    "model_store=~nobody.of.this.name/store": 'model_store: "~nobody.of.this.name/store" is wrong: it must be a path',
 }
 
 

@@ -5,13 +5,17 @@ import os
 import re
 import signal
 import socket
+import threading
 from pathlib import Path
 
 import grpc
 import pytest
-from running import configured, ping, predict, running
+import trio
+import trio.testing
+from running import PATIENCE_S, configured, ping, predict, running
 
-from actorserve import testing
+from actorserve import config, testing
+from actorserve.console import Console
 
 ECHO = '[models.echo]\nhandler = "actorserve.handlers.echo:Echo"\n'
 GATE = '[models.gate]\nhandler = "mine:Gate"\noptions = {{ {} }}\n'
@@ -297,3 +301,52 @@ def test_server_loads_no_torch_and_runs_no_asyncio(tmp_path):
         server.process.send_signal(signal.SIGINT)
         assert server.wait_end() == 0
     assert server.lines["out"][-1] == "LOADED []\n"
+
+
+async def test_hang_ups_while_it_starts(autojump_clock):
+    """Two SIGHUPs before the server can be reloaded: the file is read once that is so, and never an older one last."""
+    begun, said, applied = trio.Event(), ["old"], []
+
+    class Starting:
+        async def wait_begun(self):
+            await begun.wait()
+
+        async def reload(self, settings):
+            applied.append(settings)
+
+    console = Console(config.Config(), lambda: said[0])
+    async with trio.open_nursery() as nursery:
+        for text in ("older", "newest"):
+            nursery.start_soon(console._reload, Starting())
+            await trio.sleep(1)
+            said[0] = text
+        begun.set()
+    assert applied == ["newest", "newest"]
+
+
+async def test_a_file_that_takes_long_to_read():
+    """Calls go on while the file is read: it is read in a thread. The next SIGHUP waits, so that the last is applied
+    last.
+    """
+    going, applied, texts = threading.Event(), [], ["second", "first"]
+
+    def reread():
+        text = texts.pop()
+        assert text == "second" or going.wait(PATIENCE_S)
+        return text
+
+    class Begun:
+        async def wait_begun(self):
+            await trio.lowlevel.checkpoint()
+
+        async def reload(self, settings):
+            applied.append(settings)
+
+    console = Console(config.Config(), reread)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(console._reload, Begun())
+        await trio.testing.wait_all_tasks_blocked()
+        assert (applied, texts) == ([], ["second"])
+        going.set()
+    assert applied == ["first", "second"]

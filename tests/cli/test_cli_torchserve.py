@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +20,10 @@ import pytest
 import trustme
 from running import PATIENCE_S, SERVICE, Running, running
 
-from actorserve import testing
+from actorserve import background, testing, torchserve_config
 from actorserve.background import NAME, PidFile
-from actorserve.errors import StartFailed
+from actorserve.errors import ConfigError, StartFailed
+from actorserve.properties import Flags
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 from actorserve.proto.management_pb2 import (
     DescribeModelRequest,
@@ -172,6 +177,45 @@ def test_tls(place):
             assert ask(channel, key) == b"hello"
 
 
+def test_files_that_are_wrong(place):
+    """A certificate that is not there, and a file that is none of properties: one line that names whose it is."""
+    tls = "enable_grpc_ssl = true\ncertificate_file = cert.pem\nprivate_key_file = key.pem\n"
+    (place / "config.properties").write_text(FILE + tls)
+    with running("config.properties", folder=place) as server:
+        assert server.wait_end() == 1
+        assert f"actorserve: listeners.inference.tls: there is no file {place / 'cert.pem'}\n" in server.text("err")
+    (place / "config.properties").write_text("a=\\uzzzz")
+    with running("config.properties", folder=place) as server:
+        assert server.wait_end() == 2
+        assert server.text("err").startswith("actorserve: config.properties: it is no file of properties: ")
+
+
+def test_all_that_is_in_the_store(place):
+    """With `all`, an archive whose manifest is fine and whose content is not is left out, with a warning that says why;
+    --check prints nothing but the configuration on stdout meanwhile. One that is named ends the start.
+    """
+    with zipfile.ZipFile(place / "store" / "climbs.mar", "w") as file:
+        file.writestr("MAR-INF/MANIFEST.json", '{"model": {"modelName": "climbs", "handler": "h.py"}}')
+        file.writestr("../h.py", "")
+    (place / "store" / "empty").mkdir()
+    with running("--check", "--models", "all", folder=place) as server:
+        assert server.wait_end() == 0
+        assert set(json.loads(server.text())["models"]) == {"noop", "climbs", "empty"}
+    with running("--models", "all", folder=place) as server:
+        server.wait_for(r"(?m)^Model server started\.$")
+        left = {
+            found["key"]: found["why"]
+            for found in map(json.loads, server.lines["err"])
+            if found["event"] == "model left out"
+        }
+        assert re.search(r"noop +1\.0 +READY", server.text())
+    assert set(left) == {"models.climbs.source", "models.empty"}
+    assert left["models.climbs.source"].endswith("member '../h.py' leads out of the archive")
+    with running("--models", "climbs.mar", folder=place) as server:
+        assert server.wait_end() == 2
+        assert "models.climbs.source: " in server.text("err")
+
+
 def test_flags_alone(place):
     """Without a file the flags will do; they win over config.properties of the working folder."""
     (place / "config.properties").write_text("grpc_inference_port=0\ngrpc_management_port=0\nmodel_store=nowhere\n")
@@ -300,6 +344,12 @@ def test_start_with_toml(command):
     code, _, err = command("config.toml", "--dt")
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("actorserve: --disable-token-auth: is for config.properties")
+    shutil.copy(command.folder / "store" / "noop.mar", command.folder / "store" / "same.mar")
+    code, out, _ = command("config.toml", "--check", "--model-store", "store", "--models", "all")
+    assert (code, set(json.loads(out)["models"])) == (0, {"noop"})
+    (command.folder / "wrong.toml").write_text("models = 3\n")
+    code, _, err = command("wrong.toml", "--check", "--model-store", "store", "--models", "noop.mar")
+    assert (code, err) == (2, "actorserve: wrong.toml: models: 3 is wrong: it must be a table\n")
     code, _, err = command("config.toml", "--models", "noop.mar")
     assert (code, err) == (2, "actorserve: --models: needs --model-store beside a config.toml\n")
     code, _, err = command("config.toml", "--ts-config", "config.properties")
@@ -344,6 +394,39 @@ def test_pid_file(tmp_path):
     with pytest.raises(StartFailed, match="cannot be written"):
         first.take()
     assert not (tmp_path / "precious").exists()
+
+
+def test_a_pid_file_of_another_user(tmp_path, monkeypatch):
+    """The temporary folder is everybody's: a file that another user has put there is neither written nor obeyed, so
+    that none of this user's processes is signalled for it.
+    """
+    monkeypatch.setattr(background.tempfile, "gettempdir", lambda: str(tmp_path))
+    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    path = tmp_path / NAME
+    path.write_text(f"{bystander.pid}\n")
+    monkeypatch.setattr(background.os, "geteuid", lambda: os.getuid() + 1)
+    try:
+        with path.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            for refused in (PidFile().take, background.stop):
+                with pytest.raises(StartFailed, match="another user's"):
+                    refused()
+        assert bystander.poll() is None
+        assert path.read_text() == f"{bystander.pid}\n"
+    finally:
+        bystander.kill()
+        bystander.communicate()
+
+
+@pytest.mark.parametrize(
+    ("store", "models", "key"), [("s" * 5000, ("all",), "model_store"), (".", ("m" * 5000,), "load_models")]
+)
+def test_names_that_no_file_can_have(tmp_path, monkeypatch, store, models, key):
+    """What the file system refuses of a store or an archive is an error that names TorchServe's key."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="File name too long") as caught:
+        torchserve_config.read(None, Flags(model_store=store, models=models))
+    assert caught.value.key == key
 
 
 def test_config_toml_needs_nothing_of_it(tmp_path):

@@ -124,7 +124,9 @@ def test_another_version_while_requests_flow(start):
     [
         ('[models.n]\nhandler = "mine:Says"\nqueue_size = "7"\n', "models.n.queue_size", "a whole number"),
         ('[models.n]\nsource = "nowhere"\n', "models.n.source", "there is no folder"),
+        (f'[models.n]\nsource = "{"n" * 5000}"\n', "models.n.source", "File name too long"),
         ("[models.n\n", "", "is not TOML"),
+        (f"[models.n]\nqueue_size = {'7' * 5000}\n", "", "is not TOML"),
         ("[models.n]\nhandlr = 1\n", "models.n.handlr", "did you mean handler?"),
     ],
 )

@@ -188,6 +188,28 @@ async def test_a_cancelled_fork_leaves_no_worker():
             await until(lambda: descendants(forkserver.pid) == {worker.pid})
 
 
+async def test_many_forks_at_once():
+    """Forks that are ordered together all come, also where what they are given is more than a socket holds."""
+    workers = set()
+    environment = {"LONG": "x" * 100_000}
+    null = os.open(os.devnull, os.O_RDWR)
+
+    async def fork(forkserver):
+        pid, pidfd = await forkserver.fork(environment, (null, null, null))
+        workers.add(pid)
+        forkserver.adopt(WorkerProcess(pid, pidfd, -1, -1))
+
+    try:
+        async with running() as forkserver:
+            with trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(8):
+                        nursery.start_soon(fork, forkserver)
+    finally:
+        os.close(null)
+    assert 8 == len(workers)
+
+
 class AnswersWhenCancelled(Forkserver):
     """Whoever waits for a fork is cancelled in the moment in which it comes, before he has run again."""
 

@@ -260,6 +260,21 @@ async def test_each_listener_its_key(tmp_path):
     assert not (tmp_path / "key_file.json").exists()
 
 
+async def test_both_on_one_listener(tmp_path):
+    """Where one listener serves both, the inference key does not open management, nor the other way round; both open
+    what is served beside them.
+    """
+    request = PredictionsRequest(model_name="echo", input={"data": b"hello"}).SerializeToString()
+    key_file = str(tmp_path / "key_file.json")
+    both = {"address": "127.0.0.1:0", "services": ["inference", "management", "health"], "key_file": key_file}
+    async with testing.serve({**content(tmp_path), "listeners": {"both": both}}) as app:
+        keys = keys_of(tmp_path / "key_file.json")
+        for method, message, opens in ((PREDICT, request, "inference"), (LIST, b"", "management"), (HEALTH, b"", None)):
+            for kind in ("inference", "management"):
+                found = await trio.to_thread.run_sync(code_of, app.address("both"), method, message, keys[kind])
+                assert (method, kind, found.value[0]) == (method, kind, 0 if opens in (kind, None) else 7)
+
+
 async def test_only_auth_exempt_opens(tmp_path):
     """Health asks for a key like everything else, unless auth_exempt names it."""
     async with testing.serve(content(tmp_path, auth_exempt=["health"])) as app:

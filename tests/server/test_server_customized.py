@@ -9,7 +9,8 @@ from asking import asker, models, refused
 from grpclib.const import Status
 
 from actorserve import testing
-from actorserve.services.customized import read_metadata
+from actorserve.services import describe as bodies
+from actorserve.services.customized import MOST_BYTES, MOST_LEVELS, read_metadata
 
 
 class Speaking(testing.ScriptedWorker):
@@ -25,7 +26,8 @@ class Speaking(testing.ScriptedWorker):
             raise ValueError("no words")
         if word == "Sleeps":
             await trio.sleep_forever()
-        return {"Says": b'{"a": [1]}', "Nothing": b"", "Garbage": b"\xff{", "List": b"[1]"}[word]
+        large = b'{"a": "%s"}' % (b"x" * MOST_BYTES)
+        return {"Says": b'{"a": [1]}', "Nothing": b"", "Garbage": b"\xff{", "List": b"[1]", "Much": large}[word]
 
 
 def speaking(*words, **table):
@@ -60,6 +62,13 @@ async def test_a_handler_that_raises(autojump_clock):
     async with speaking("Raises") as app, asker(app) as ask:
         async with refused(Status.INTERNAL, "ValueError: no words"):
             await describe(ask, "raises")
+
+
+async def test_more_than_is_taken(autojump_clock):
+    """A handler that says too much of itself is told so by the call's status; the server does not print it."""
+    async with speaking("Much") as app, asker(app) as ask:
+        async with refused(Status.RESOURCE_EXHAUSTED, "what the handler says of itself"):
+            await describe(ask, "much")
 
 
 async def test_no_worker(autojump_clock):
@@ -127,3 +136,21 @@ async def test_hang(autojump_clock):
 def test_read_metadata(data, expected):
     """Whatever a worker sends is an object, or nothing."""
     assert expected == read_metadata(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_taken"),
+    [
+        (b'{"a": "\\ud800"}', False),
+        (b'{"\\udfff": 1}', False),
+        (b'{"a": "\\ud83d\\ude00"}', True),
+        (b'{"a":' + b"[" * (MOST_LEVELS - 1) + b"]" * (MOST_LEVELS - 1) + b"}", True),
+        (b'{"a":' + b"[" * MOST_LEVELS + b"]" * MOST_LEVELS + b"}", False),
+        (b'{"a":' + b'{"b":' * 800 + b"1" + b"}" * 801, False),
+    ],
+)
+def test_whatever_is_read_can_be_printed(data, is_taken):
+    """What would break the answer, half of a character or levels without end, is as what is no object."""
+    said = read_metadata(data)
+    assert bool(said) is is_taken
+    assert json.loads(bodies._print(bodies._without_nulls(said)).encode()) == said

@@ -234,6 +234,7 @@ REFUSALS = [
     ({}, Status.INVALID_ARGUMENT, "url: Parameter url is required."),
     ({"handler": ECHO}, Status.INVALID_ARGUMENT, "model_name: Model name is not defined."),
     ({"handler": ECHO, "model_name": "a b"}, Status.INVALID_ARGUMENT, "model_name: 'a b' may hold letters"),
+    ({"handler": ECHO, "model_name": "m" * 256}, Status.INVALID_ARGUMENT, f"model_name: '{'m' * 80}' may hold letters"),
     ({"handler": "nothing", "model_name": "m"}, Status.INVALID_ARGUMENT, "handler: handler 'nothing' is not"),
     ({"handler": ECHO, "model_name": "m", "batch_size": -1}, Status.INVALID_ARGUMENT, "batch_size: -1 is negative"),
     (

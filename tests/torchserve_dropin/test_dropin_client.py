@@ -1,6 +1,7 @@
 """Archives of torch-model-archiver, called by examples/torchserve_client.py as TorchServe's users call theirs."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -106,3 +107,13 @@ def test_a_url_is_fetched_from_nowhere(site):
     (line,) = client(site, "register", "mnist", code=1)
     assert "https://torchserve.pytorch.org/mar_files/mnist.mar" in line
     assert '"mnist"' not in site.manage("ListModels", limit=100)
+
+
+def test_a_reader_that_has_read_enough(site):
+    """`... | head`: the client ends without a word."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as closed:  # noqa: PTH123  # it is a descriptor
+        command = [sys.executable, ROOT / "examples" / "torchserve_client.py", "--management", site.management, "list"]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -101,6 +101,9 @@ def test_kserve_2(load):
         ("kservev2", b'{"inputs": []}', 'not {"inputs": [...]}'),
         ("kservev2", b'{"inputs": [{"name": "a"}]}', "inputs[0] has no shape"),
         ("kservev2", b'{"inputs": [{"name": "a", "shape": [1], "datatype": "X", "data": [1]}]}', "datatype is 'X'"),
+        ("kservev2", b'{"inputs": [{"name": "a", "shape": [1], "datatype": [], "data": [1]}]}', "datatype is []"),
+        ("kservev2", b'{"inputs": [{"name": "a", "shape": {}, "datatype": "INT8", "data": [1]}]}', "of the shape {}"),
+        ("kservev2", b'{"inputs": [{"name": "a", "shape": [1], "datatype": "INT8", "data": {}}]}', "is not INT8"),
         (
             "kservev2",
             b'{"inputs": [{"name": "a", "shape": [2], "datatype": "INT64", "data": [1]}]}',

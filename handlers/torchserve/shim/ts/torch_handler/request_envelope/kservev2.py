@@ -59,7 +59,7 @@ def _shaped(one: Any, index: int) -> dict[str, Any]:
     if missing:
         raise ValueError(f"inputs[{index}] has no {missing[0]}")
     datatype, shape = one["datatype"], one["shape"]
-    if datatype not in DATATYPES:
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise ValueError(f"inputs[{index}].datatype is {datatype!r}; it must be one of {', '.join(DATATYPES)}")
     if datatype == "BYTES" and isinstance(one["data"], list) and len(one["data"]) == 1:
         return {**one, "data": one["data"][0]}
