@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
 import trio
@@ -61,7 +62,7 @@ class Child:
         self._started_at = time.time()
         self._log = log.bind(model=spec.model.key, worker=spec.index)
         self._succession = Succession(
-            lambda ready, worn: Incarnation(spec, mailbox, settings, ready, worn, gate=gate),
+            lambda ready, worn: Incarnation(self.spec, mailbox, settings, ready, worn, gate=gate),
             on_ready=self._on_ready,
             on_end=self._on_end,
             may_replace=lambda: not self._is_stopping,
@@ -77,6 +78,12 @@ class Child:
     @property
     def _is_stopping(self) -> bool:
         return self._stop.is_set() or self._mailbox.closed
+
+    async def control(self, content: Mapping[str, Any]) -> None:
+        """Have its worker do something, where it has one: see `Incarnation.control`."""
+        current = self._succession.current
+        if current is not None:
+            await current.control(content)
 
     def drain(self) -> None:
         """Take nothing more, finish what is in hand, end its sequences, end. Idempotent."""

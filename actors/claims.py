@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from actorserve.actors.messages import Describe, Generate, Infer, ModelSpec, OpenSequence
+from actorserve.actors.messages import Call, Describe, Generate, Infer, ModelSpec, OpenSequence
 from actorserve.errors import BadInput, TooLarge
 
 PRIORITY = "priority"
@@ -18,7 +18,7 @@ FROM_METADATA = "metadata:"
 LONGEST_NUMBER = 18
 
 
-Message = Infer | Generate | OpenSequence | Describe
+Message = Infer | Generate | OpenSequence | Describe | Call
 
 
 @dataclass(frozen=True, slots=True)

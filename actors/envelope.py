@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from actorserve.actors.claims import Message
 from actorserve.actors.duplex import Duplex
+from actorserve.actors.exchange import Exchange
 from actorserve.actors.messages import Answer
 from actorserve.actors.order import Queued
 from actorserve.actors.reply import Reply, ReplyStream
@@ -20,7 +21,7 @@ class Envelope(Queued):
     def __init__(
         self,
         message: Message,
-        reply: Reply[Answer] | ReplyStream | Duplex,
+        reply: Reply[Answer] | ReplyStream | Duplex | Exchange,
         deadline: float,
         arrival: float,
         number: int,

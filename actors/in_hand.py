@@ -16,9 +16,11 @@ from itertools import count
 import trio
 
 from actorserve.actors import wire
+from actorserve.actors.calls import Calls
 from actorserve.actors.duplex import Duplex
 from actorserve.actors.envelope import Envelope
-from actorserve.actors.messages import Answer, Describe, Generate, Metadata
+from actorserve.actors.exchange import Exchange
+from actorserve.actors.messages import Answer, Call, Describe, Generate, Metadata
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.sequences import Sequences
 from actorserve.actors.wire import CREDIT_BYTES, CREDIT_CHUNKS, MAX_FRAME_BYTES, Data, Frame, Item, Kind, Outcome
@@ -36,6 +38,7 @@ LONGEST_S = 100 * 365 * 24 * 3600.0
 """A deadline further away than this never comes."""
 PAYLOAD_LIMIT = MAX_FRAME_BYTES - 64
 _CHUNK, _RESULT = int(Kind.CHUNK), int(Kind.RESULT)  # an enum's member costs 0.2 us to read, and these two are most
+_OF_CALLS = frozenset(map(int, (Kind.INITIAL, Kind.ENDED, Kind.TAKEN)))
 
 
 def failure(outcome: int, data: bytes) -> ActorserveError:
@@ -106,6 +109,7 @@ class InHand:
         self._batches: OrderedDict[int, _Batch] = OrderedDict()
         self._streams: dict[int, _Opened] = {}
         self.sequences = Sequences(write, failure)
+        self.calls = Calls(write)
         self.answered = 0
 
     @property
@@ -115,13 +119,16 @@ class InHand:
 
     @property
     def streams(self) -> int:
-        """How many streams are open; sequences are not counted: they wait for their clients most of the time."""
-        return len(self._streams)
+        """How many streams are open, and calls; sequences are not counted: they wait for their clients most of the
+        time.
+        """
+        return len(self._streams) + len(self.calls)
 
     @property
     def items(self) -> int:
         """How many envelopes are in hand."""
-        return len(self._streams) + len(self.sequences) + sum(len(batch.envelopes) for batch in self._batches.values())
+        streams = len(self._streams) + len(self.calls) + len(self.sequences)
+        return streams + sum(len(batch.envelopes) for batch in self._batches.values())
 
     # --- to the worker ----------------------------------------------------------------------
 
@@ -162,6 +169,10 @@ class InHand:
         """Open one stream."""
         id = next(self._ids)
         reply = envelope.reply
+        if isinstance(reply, Exchange):
+            assert isinstance(envelope.message, Call)  # noqa: S101  # narrows the type: an Exchange answers a Call
+            self.calls.open(id, nanoseconds(envelope.deadline), envelope.message, reply)
+            return
         item = self._item(id, envelope)
         size = wire.size_of(item)
         if size > PAYLOAD_LIMIT:
@@ -178,6 +189,7 @@ class InHand:
 
     def _item(self, id: int, envelope: Envelope) -> Item:
         message = envelope.message
+        assert not isinstance(message, Call)  # noqa: S101  # narrows the type: calls go by frames of their own
         return Item(id, nanoseconds(envelope.deadline), message.id, message.inputs, message.metadata)
 
     def _cancel(self, id: int) -> None:
@@ -201,6 +213,9 @@ class InHand:
             return
         if frame.kind == _RESULT:
             self._result(frame)
+            return
+        if frame.kind in _OF_CALLS:
+            self.answered += self.calls.hear(frame)
             return
         match frame.kind:
             case Kind.BEGUN:
@@ -248,7 +263,8 @@ class InHand:
     def _chunk(self, frame: Frame) -> None:
         opened = self._streams.get(frame.id)
         if opened is None:
-            self.answered += self.sequences.hear(frame)
+            of = self.calls if frame.id in self.calls else self.sequences
+            self.answered += of.hear(frame)
             return
         reply = opened.envelope.reply
         if isinstance(reply, ReplyStream):
@@ -305,6 +321,7 @@ class InHand:
         for opened in self._streams.values():
             fail_quietly(opened.envelope.reply, error())
         self.sequences.abandon_all(error)
+        self.calls.abandon_all(error)
         self._batches.clear()
         self._streams.clear()
         return untouched

@@ -17,16 +17,18 @@ from typing import overload
 
 import trio
 
+from actorserve.actors.affinity import NEVER, Affinity
 from actorserve.actors.batching import is_full
 from actorserve.actors.claims import PRIORITY, Claims, Message, priority_of
 from actorserve.actors.duplex import Duplex, Seats
 from actorserve.actors.envelope import Claimed, Envelope
-from actorserve.actors.messages import Answer, Capabilities, Describe, Generate, Infer, OpenSequence
+from actorserve.actors.exchange import Exchange
+from actorserve.actors.messages import Answer, Call, Capabilities, Describe, Generate, Infer, OpenSequence
 from actorserve.actors.order import Line, number
 from actorserve.actors.overload import DrainRate, who_gives_way
 from actorserve.actors.reply import Reply, ReplyStream, fail_quietly
 from actorserve.actors.turns import Turns
-from actorserve.actors.waiters import Waiters
+from actorserve.actors.waiters import Signal, Waiters
 from actorserve.errors import ActorserveError, Expired, NotStateful, Overloaded, Unsupported
 
 NO_CLAIMS = Claims()
@@ -60,6 +62,7 @@ class Mailbox:
         self.idle = Waiters()  # replicas with nothing in hand
         self.busy = Waiters()  # replicas with one batch in hand, which may take a full one ahead of time
         self.roomy = Waiters()  # replicas that may open streams
+        self.affinity: Affinity[Signal] = Affinity()  # where deployments multiplex models
         self._drained = DrainRate()
         self._emptied = trio.Event()
 
@@ -91,7 +94,9 @@ class Mailbox:
     def ask(self, message: Generate, deadline: float = ...) -> ReplyStream: ...
     @overload
     def ask(self, message: OpenSequence, deadline: float = ...) -> Duplex: ...
-    def ask(self, message: Message, deadline: float = float("inf")) -> Reply[Answer] | ReplyStream | Duplex:
+    @overload
+    def ask(self, message: Call, deadline: float = ...) -> Exchange: ...
+    def ask(self, message: Message, deadline: float = float("inf")) -> Reply[Answer] | ReplyStream | Duplex | Exchange:
         """Queue a message. `deadline` in trio's clock.
 
         Raises at once: the refusal (FAILED, no workers, gone), Overloaded, BadInput where the metadata claims
@@ -139,7 +144,9 @@ class Mailbox:
         envelope.weight = weight
         return envelope
 
-    def _reply_to(self, message: Message) -> Reply[Answer] | ReplyStream | Duplex:
+    def _reply_to(self, message: Message) -> Reply[Answer] | ReplyStream | Duplex | Exchange:
+        if isinstance(message, Call):
+            return Exchange()
         if isinstance(message, Infer | Describe):
             return Reply()
         if isinstance(message, Generate):
@@ -150,13 +157,19 @@ class Mailbox:
         """Why the handler cannot answer this kind of message."""
         if isinstance(message, OpenSequence):
             return NotStateful(f"model {self.name} has no sequences")
+        if isinstance(message, Call):
+            return Unsupported(f"model {self.name} takes no calls of a schema of its own")
+        if self.capabilities is not None and self.capabilities.calls:
+            return Unsupported(f"{self.name} is not a model: it answers the calls of its own schema only")
         return Unsupported(f"model {self.name} answers sequences only: StreamPredictions2 opens them")
 
     def _lanes_for(self, can: Capabilities | None) -> dict[type[Message], Lane]:
         """Which kind of message waits where; what the handler cannot answer is not in it."""
         batch, stream = self.batch_lane, self.stream_lane
         if can is None:
-            return {Infer: batch, Generate: batch, OpenSequence: batch, Describe: batch}
+            return {Infer: batch, Generate: batch, OpenSequence: batch, Describe: batch, Call: batch}
+        if can.calls:
+            return {Call: stream}
         lanes: dict[type[Message], Lane] = {Describe: batch}
         if can.infer or can.streams:
             lanes[Infer] = batch if can.infer else stream
@@ -167,7 +180,7 @@ class Mailbox:
 
     def _instead_of_another(
         self, message: Message, lane: Lane, tenant: Hashable, now: float
-    ) -> Reply[Answer] | ReplyStream | Duplex:
+    ) -> Reply[Answer] | ReplyStream | Duplex | Exchange:
         """A place taken from a tenant above its share for one below; Overloaded where nobody has to give way."""
         refusal = Overloaded(self.name, self.limit, self._drained.retry_after(self.waiting, now))
         other = self.stream_lane if lane is self.batch_lane else self.batch_lane
@@ -254,6 +267,26 @@ class Mailbox:
         if not waiting:
             self._emptied.set()
         return taken
+
+    def take_streams(self, count: int, who: Signal) -> tuple[list[Envelope], float]:
+        """Take up to `count` streams for a replica; with when it should look again, where models decide."""
+        if not self.affinity or not count:
+            return self.take(self.stream_lane, count), NEVER
+        now = trio.current_time()
+        chosen = self.affinity.choose(iter(self.stream_lane), count, who, now)
+        taken: list[Envelope] = []
+        for envelope in chosen.taken:
+            self.stream_lane.discard(envelope)
+            if envelope.deadline <= now:
+                fail_quietly(envelope.reply, Expired("the deadline passed in the queue"))
+            else:
+                taken.append(envelope)
+        for other in chosen.others:
+            self.roomy.wake_one(other)
+        if taken and (self.waiting or self._drained.saturated):
+            self._drained.took(len(taken), self.waiting, now)
+        self._note_emptied()
+        return taken, chosen.again
 
     def put_back(self, envelopes: Iterable[Envelope]) -> None:
         """Return what was taken and never begun to its old place, with its old arrival times."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Any
 
 Metadata = Mapping[str, str | bytes]
+Pairs = tuple[tuple[str, str | bytes], ...]
+"""Metadata in which a key may come twice, in order."""
 
 
 # --- what a caller asks of a model ------------------------------------------------------
@@ -53,12 +55,82 @@ class Describe:
     id: str = ""
 
 
+class Cardinality(IntEnum):
+    """Who streams in an rpc: nobody, the server, the client, both. Bit 0: the server; bit 1: the client."""
+
+    UNARY_UNARY = 0
+    UNARY_STREAM = 1
+    STREAM_UNARY = 2
+    STREAM_STREAM = 3
+
+    @property
+    def client_streams(self) -> bool:
+        """Whether any number of messages come."""
+        return self.value >= 2
+
+    @property
+    def server_streams(self) -> bool:
+        """Whether any number of messages go back."""
+        return bool(self.value & 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Ask for one rpc of a schema that the server does not know: bytes cross, and nothing else. The reply is an
+    `Exchange` (exchange.py).
+
+    `data`: the request of one whose client does not stream; None: messages follow, and then the client's end.
+    `metadata` may be a multi-dict: every pair travels, in order. `peer`: the client's address. `auth`: what is known
+    of it, as JSON; empty: nothing.
+    """
+
+    method: str
+    cardinality: Cardinality
+    data: bytes | None = None
+    metadata: Metadata = field(default_factory=dict)
+    id: str = ""
+    peer: str = ""
+    auth: bytes = b""
+
+    @property
+    def inputs(self) -> Mapping[str, bytes]:
+        """What a claim by weight counts: the request that came with the call."""
+        return {"": self.data or b""}
+
+
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """The initial metadata of a call, before its first message. `encoding`: gRPC's name of it, "" for none."""
+
+    metadata: Pairs
+    encoding: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a call ended, in gRPC's numbers and words. `data`: the answer of one whose server does not stream.
+
+    `rich`: a google.rpc.Status in its bytes, or nothing. `reset`: cut off, as by RST_STREAM.
+    """
+
+    status: int = 0
+    details: str = ""
+    trailers: Pairs = ()
+    rich: bytes = b""
+    data: bytes | None = None
+    reset: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One item's result: the encoded answer, and trailing metadata that the handler set."""
 
     data: bytes
     trailers: Metadata = field(default_factory=dict)
+
+
+RPC_HOSTS = "actorserve.handlers.rpc."
+"""How the handlers of rpc workers are called."""
 
 
 # --- what runs, as data -----------------------------------------------------------------
@@ -127,10 +199,17 @@ class ModelSpec:
     restart: Restart = Restart.TRANSIENT
     max_worker_memory_mb: int = 0
     max_requests_per_worker: int = 0
+    health_check_period_s: float = 0.0  # 0: never asked
+    health_check_timeout_s: float = 30.0
     max_sequences: int = 100
     sequence_idle_timeout_s: float = 60.0
     loaded_at_startup: bool = False
     environment: Environment = field(default_factory=Environment)
+
+    @property
+    def has_own_schema(self) -> bool:
+        """Whether it answers calls of a schema of its own, and is no model to ask by its name."""
+        return self.handler.startswith(RPC_HOSTS)
 
     @property
     def key(self) -> str:
@@ -189,6 +268,7 @@ class Capabilities:
     generate: bool
     continuous: bool = False
     sequences: bool = False
+    calls: bool = False
 
     @property
     def streams(self) -> bool:
@@ -276,6 +356,17 @@ class Stop:
     name: str
     version: str
     grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Give a model version another spec of the same name and version, in place: how many workers, and `user_config`.
+
+    Workers are told a changed `user_config` (an option) without a restart; where one's code refuses it, all keep the
+    old. Nothing else of the spec may differ. The reply is given when that is done.
+    """
+
+    model: ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

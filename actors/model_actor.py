@@ -12,8 +12,9 @@ Over 250 lines: the tasks share one nursery and what they find out.
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ import structlog
 import trio
 
 from actorserve.actors import wire
-from actorserve.actors.environment import search_path
+from actorserve.actors.composition import Composition
+from actorserve.actors.controls import Controls
 from actorserve.actors.in_hand import InHand
+from actorserve.actors.loading import load_content
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.memory import own_memory
 from actorserve.actors.messages import Capabilities, ChildSpec, Crashed, Drained, Exit, Finished, Killed
@@ -35,7 +38,16 @@ from actorserve.actors.wire import Frame, Kind
 from actorserve.actors.worker_process import LineLimit, OutputPump, Spawner, Worker, dropped_lines
 from actorserve.errors import ActorCrashed, ActorserveError, Draining, LoadFailed
 
-OF_WORK = frozenset(int(kind) for kind in (Kind.RESULT, Kind.CHUNK, Kind.BEGUN, Kind.DONE, Kind.ERROR, Kind.FAULT))
+OF_WORK = frozenset(
+    int(kind)
+    for kind in (
+        *(Kind.RESULT, Kind.CHUNK, Kind.BEGUN, Kind.DONE, Kind.ERROR, Kind.FAULT),
+        *(Kind.INITIAL, Kind.ENDED, Kind.TAKEN),
+    )
+)
+OF_COMPOSITION = frozenset(
+    int(kind) for kind in (Kind.CALL, Kind.CALL_ITEM, Kind.CALL_END, Kind.CALL_CREDIT, Kind.CALL_CANCEL)
+)
 BEAT_S = 1.0
 REAP_S = 5.0
 LAST_WORDS_S = 1.0
@@ -48,7 +60,8 @@ log = structlog.get_logger("actorserve.model")
 class ActorSettings:
     """What every incarnation of every actor shares. `gather_limit`: bytes of one unary answer.
 
-    `measure`: bytes of memory that the process of a pid holds by itself, None where it has gone.
+    `measure`: bytes of memory that the process of a pid holds by itself, None where it has gone. `find`: the mailbox of
+    a model and a version, for calls that workers make; NoSuchModel.
     """
 
     spawner: Spawner
@@ -56,6 +69,7 @@ class ActorSettings:
     path: tuple[str, ...] = ()
     gather_limit: int = 6_553_500
     measure: Measure = own_memory
+    find: Callable[[str, str], Mailbox] | None = None
 
 
 class Incarnation:
@@ -96,6 +110,10 @@ class Incarnation:
         self._died = False
         self._failure: Crashed | None = None  # why, where the process's status does not say it
         self._in_hand: InHand | None = None
+        self._composition: Composition | None = None
+        self._controls: Controls | None = None
+        self._checks_health = self._multiplexes = False
+        self._settled = trio.Event()  # READY, or ended
         self._log = log.bind(model=spec.model.key, worker=spec.index)
 
     @property
@@ -122,6 +140,13 @@ class Incarnation:
         """Leave the place to another: take nothing more, finish what is in hand, sequences too, then end."""
         self._draining = True
         self._signal.set()
+
+    async def control(self, content: Mapping[str, Any]) -> None:
+        """Have the worker do something, once it is READY. HandlerRaised: it refused. No effect if it ends first."""
+        await self._settled.wait()
+        if self._controls is not None and self.ready_at is not None:
+            with contextlib.suppress(ActorCrashed):
+                await self._controls.ask(content)
 
     # --- from spawn to end --------------------------------------------------------------------
 
@@ -160,7 +185,10 @@ class Incarnation:
 
         assert self._in_hand is not None  # noqa: S101  # narrows the type: run() has set it
         left = self._in_hand.abandon_all(error)
-        self._taking.leave_lines()
+        self._taking.leave()
+        self._settled.set()
+        if self._controls is not None:
+            self._controls.abandon_all()
         self._mailbox.put_back(left)
 
     async def _live(self, worker: Worker, in_hand: InHand) -> Exit:
@@ -189,6 +217,9 @@ class Incarnation:
         drained = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run_writer)
+            self._controls = Controls(worker.write)
+            if self._settings.find is not None:
+                self._composition = Composition(self._settings.find, worker.write, nursery)
             nursery.start_soon(self._read, worker, in_hand, nursery.cancel_scope)
             nursery.start_soon(self._await_process, worker, nursery.cancel_scope)
             await self._load(worker)
@@ -198,11 +229,21 @@ class Incarnation:
                 await self._gate.wait()
             if not self._draining:
                 self._mailbox.learn(self._able)
+                if self._multiplexes:
+                    self._mailbox.affinity.hold(self._signal, (), (), trio.current_time())
+            self._settled.set()
+            if self._checks_health and self.spec.model.health_check_period_s:
+                nursery.start_soon(self._check_health, worker, self._controls)
             await self._take_until_drained(in_hand)
             await self._say_stop(worker)
             drained = True
             nursery.cancel_scope.cancel()
         return drained
+
+    async def _check_health(self, worker: Worker, controls: Controls) -> None:
+        model = self.spec.model
+        why = await controls.check_health(model.health_check_period_s, model.health_check_timeout_s)
+        self._kill(worker, Crashed(why))
 
     def _kill(self, worker: Worker, why: Crashed) -> None:
         """End a worker that is no good; the reader then reads the socket to its end."""
@@ -238,20 +279,9 @@ class Incarnation:
     # --- loading --------------------------------------------------------------------------------
 
     async def _load(self, worker: Worker) -> None:
-        model, placement = self.spec.model, self.spec.placement
-        content: dict[str, Any] = {
-            "name": model.name,
-            "version": model.version,
-            "handler": model.handler,
-            "device": placement.device if worker.process.sees_all_devices else placement.in_worker,
-            "model_dir": str(model.model_dir),
-            "options": dict(model.options),
-            "cache_dir": str(self._settings.cache_dir),
-            "max_batch_weight": model.max_batch_weight,
-            "threads": model.threads,
-            "batch_size": model.batch_size,
-            "path": search_path(self._settings.path, model),
-        }
+        model = self.spec.model
+        sees_all = worker.process.sees_all_devices
+        content = load_content(self.spec, self._settings.path, self._settings.cache_dir, sees_all_devices=sees_all)
         began = trio.current_time()
         worker.write(wire.note(Kind.LOAD, content))
         with trio.move_on_after(model.startup_timeout_s) as timeout:
@@ -287,6 +317,9 @@ class Incarnation:
         if frame.kind in OF_WORK:
             in_hand.hear(frame)
             return
+        if frame.kind in OF_COMPOSITION and self._composition is not None:
+            self._composition.hear(frame)
+            return
         match frame.kind:
             case Kind.PONG:
                 self._pulse.heard()
@@ -296,15 +329,32 @@ class Incarnation:
             case Kind.LOG:
                 self._relay(wire.read_note(frame.payload))
             case Kind.READY:
-                said = wire.read_note(frame.payload)
-                able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences"))
-                self._able = Capabilities(*able)
-                self._loaded.set()
+                self._hear_ready(wire.read_note(frame.payload))
+            case Kind.CONTROLLED | Kind.MODELS:
+                self._hear_of_calls(frame)
             case Kind.FAILED:
                 said = wire.read_note(frame.payload)
                 self._failure = Crashed(str(said.get("reason")), permanent=bool(said.get("permanent")))
             case other:
                 raise wire.WireError(f"unexpected frame {Kind(other).name}")
+
+    def _hear_ready(self, said: dict[str, Any]) -> None:
+        able = (bool(said.get(name)) for name in ("infer", "generate", "continuous", "sequences", "calls"))
+        self._able = Capabilities(*able)
+        self._checks_health = bool(said.get("checks_health"))
+        self._multiplexes = bool(said.get("multiplexes"))
+        self._loaded.set()
+
+    def _hear_of_calls(self, frame: Frame) -> None:
+        """What only workers with a schema of their own say."""
+        if frame.kind == Kind.MODELS:
+            said = wire.read_note(frame.payload)
+            now = trio.current_time()
+            held, loading = map(str, said["held"]), map(str, said["loading"])
+            self._mailbox.affinity.hold(self._signal, held, loading, now, int(said["seen"]))
+            self._mailbox.wake_next()
+        elif self._controls is not None:
+            self._controls.hear(frame)
 
     def _relay(self, said: dict[str, Any]) -> None:
         """Log what the handler logged, as many lines a second as it may print."""
@@ -343,7 +393,7 @@ class Incarnation:
         while True:
             until = float("inf")
             if self._draining:
-                self._taking.leave_lines()
+                self._taking.leave()
                 self._mailbox.wake_next()
             else:
                 until = self._taking.take(in_hand)
@@ -351,7 +401,7 @@ class Incarnation:
             if self._cuts_sequences or self._mailbox.closed:
                 in_hand.sequences.drain(self.spec.model.name)
             if not in_hand.items and (self._draining or (self._mailbox.closed and not self._mailbox.waiting)):
-                self._taking.leave_lines()
+                self._taking.leave()
                 return
             with trio.move_on_at(until):
                 await self._signal.wait()

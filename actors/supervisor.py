@@ -5,7 +5,7 @@
       |    |- #0  #1    children           (child.py: incarnations, restarts)
       |- digits/1.0
 
-It is asked by messages (Spawn, Replace, Scale, Stop, SetDefault, Observe); each answer is a Reply that any number may
+It is asked by messages (Spawn, Replace, Update, Scale, Stop, SetDefault, Observe); each answer is a Reply that any may
 await. Its loop never awaits one: a client's cancel or deadline ends the answer, never the change (design §8). An error
 of the supervisor itself is not turned into anything: it ends the server.
 Over 250 lines: every message has its answer here, so that the tree is read in one place.
@@ -13,6 +13,7 @@ Over 250 lines: every message has its answer here, so that the tree is read in o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any, overload
@@ -36,6 +37,7 @@ from actorserve.actors.messages import (
     State,
     Stop,
     Tree,
+    Update,
 )
 from actorserve.actors.model import Model
 from actorserve.actors.model_actor import ActorSettings
@@ -46,6 +48,7 @@ from actorserve.errors import (
     AlreadyRegistered,
     ConfigError,
     Draining,
+    HandlerRaised,
     LoadFailed,
     NoSuchModel,
     Overloaded,
@@ -56,7 +59,7 @@ INBOX = 1000
 
 log = structlog.get_logger("actorserve.supervisor")
 Change = Spawn | Replace | Scale | Stop | SetDefault
-Request = Change | Observe
+Request = Change | Update | Observe
 
 
 class Supervisor:
@@ -93,7 +96,7 @@ class Supervisor:
     @overload
     def ask(self, message: Observe) -> Reply[Tree]: ...
     @overload
-    def ask(self, message: Change) -> Reply[None]: ...
+    def ask(self, message: Change | Update) -> Reply[None]: ...
     def ask(self, message: Request) -> Reply[Any]:
         """Send a message; the Reply is what it answers. Overloaded when 1,000 are waiting."""
         reply: Reply[Any] = Reply()
@@ -103,7 +106,7 @@ class Supervisor:
             raise Overloaded("supervisor", INBOX, 1.0) from None
         return reply
 
-    async def carry_out(self, message: Change) -> Reply[None]:
+    async def carry_out(self, message: Change | Update) -> Reply[None]:
         """As `ask`, once it has begun: waits for room among the messages instead of refusing.
 
         What it then refuses is raised. Cancelled, it may have begun.
@@ -187,6 +190,8 @@ class Supervisor:
                 self._stop(message, reply)
             case SetDefault():
                 self._set_default(message, reply)
+            case Update(model=spec):
+                self._start_soon(self._update, self._find(spec.name, spec.version), spec, reply)
             case Observe():
                 reply.set(self.observe())
             case other:
@@ -333,6 +338,35 @@ class Supervisor:
         for child in leaving:
             child.kill()
         await self._answer_when_ready(model, started, reply, False)
+
+    # --- update -------------------------------------------------------------------------------
+
+    async def _update(self, model: Model, spec: ModelSpec, reply: Reply[None]) -> None:
+        """Tell every worker, one after another; one whose code refuses has all of them keep the old configuration."""
+        old, told = model.spec, spec.options.get("user_config")
+        self._respecify(model, spec)
+        if told != old.options.get("user_config"):
+            done: list[Child] = []
+            for child in [one for one in model.children.values() if one.is_alive]:
+                try:
+                    await child.control({"do": "reconfigure", "user_config": told})
+                except HandlerRaised as error:
+                    self._respecify(model, old)
+                    for other in done:
+                        with contextlib.suppress(HandlerRaised):
+                            await other.control({"do": "reconfigure", "user_config": old.options.get("user_config")})
+                    reply.fail(WrongState(f"{spec.name}: reconfigure raised {error}"))
+                    return
+                done.append(child)
+        try:
+            self._scale(Scale(spec.name, spec.version, spec.workers_min, spec.workers_max), reply)
+        except ActorserveError as error:  # it has gone meanwhile
+            reply.fail(error)
+
+    def _respecify(self, model: Model, spec: ModelSpec) -> None:
+        model.spec = spec
+        for child in model.children.values():
+            child.spec = replace(child.spec, model=spec)
 
     # --- replace: rollout.py says what it is -----------------------------------------------------
 

@@ -20,8 +20,13 @@ class Taking:
         self._mailbox = mailbox
         self._signal = signal
 
+    def leave(self) -> None:
+        """Wait for nothing any more, and hold no models."""
+        self._mailbox.affinity.forget(self._signal)
+        self.leave_lines()
+
     def leave_lines(self) -> None:
-        """Wait for nothing any more."""
+        """Wait for nothing, for now."""
         for waiters in (self._mailbox.idle, self._mailbox.busy, self._mailbox.roomy):
             waiters.discard(self._signal)
 
@@ -29,8 +34,7 @@ class Taking:
         """Take what the decision gives; returns when to look again, at the latest."""
         mailbox, signal = self._mailbox, self._signal
         self.leave_lines()
-        took = self._take_streams(in_hand)
-        until = float("inf")
+        took, until = self._take_streams(in_hand)
         while True:
             decision = self._decide(in_hand)
             if not isinstance(decision, batching.Take):
@@ -40,7 +44,7 @@ class Taking:
                 in_hand.send_batch(envelopes)
                 took = True
         if isinstance(decision, batching.WaitUntil):
-            until = decision.time
+            until = min(until, decision.time)
         if not in_hand.batches:
             mailbox.idle.add(signal)
         elif in_hand.batches <= batching.PREFETCH:
@@ -67,14 +71,17 @@ class Taking:
             max_weight=mailbox.max_weight,
         )
 
-    def _take_streams(self, in_hand: InHand) -> bool:
+    def _take_streams(self, in_hand: InHand) -> tuple[bool, float]:
+        """Whether it took any, and when it should look again."""
         mailbox = self._mailbox
         share = batching.stream_share(
             waiting=mailbox.stream_lane.count,
             room=mailbox.batch_size - in_hand.streams,
             idle_others=len(mailbox.roomy),
         )
-        envelopes = mailbox.take(mailbox.stream_lane, share)
+        envelopes, again = mailbox.take_streams(share, self._signal)
         for envelope in envelopes:
             in_hand.open_stream(envelope)
-        return bool(envelopes)
+            if mailbox.affinity:
+                mailbox.affinity.opened(self._signal, envelope, in_hand.calls.opened)
+        return bool(envelopes), again

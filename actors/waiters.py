@@ -67,6 +67,13 @@ class Waiters:
             self._woken.add(signal)
             signal.set()
 
+    def wake_one(self, signal: Signal) -> None:
+        """Wake this one, if it waits."""
+        if signal in self._line:
+            del self._line[signal]
+            self._woken.add(signal)
+            signal.set()
+
     def wake_all(self) -> None:
         """Wake everyone."""
         while self._line:

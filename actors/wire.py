@@ -7,6 +7,7 @@ DESCRIBE is a stream of one chunk at most: what the handler says of itself.
 A sequence is a stream with items: OPEN_SEQUENCE, ITEM and END (half-close) go to the worker; for each item, in
 order, a CHUNK comes back, or a FAULT where that item failed alone, and frees the item's place: 16 items or 256 KiB
 may wait for theirs.
+What a call of a user's own schema says is in wire_calls.py.
 An unknown kind ends the connection: `FrameReader` raises `WireError`, and so does every `read_*` for a payload
 that is not exactly what its kind says: what a worker sends may be anything, and must not hurt the server.
 
@@ -67,6 +68,14 @@ class Kind(IntEnum):
     ITEM = 9
     END = 10
     DESCRIBE = 11
+    OPEN_CALL = 12
+    MESSAGE = 13
+    CONTROL = 14
+    REPLY_INITIAL = 15
+    REPLY_CHUNK = 16
+    REPLY_ENDED = 17
+    REPLY_FAILED = 18
+    REPLY_CREDIT = 19
     READY = 64
     FAILED = 65
     BEGUN = 66
@@ -77,10 +86,29 @@ class Kind(IntEnum):
     PONG = 71
     LOG = 72
     FAULT = 73
+    INITIAL = 74
+    ENDED = 75
+    TAKEN = 76
+    CALL = 77
+    CALL_ITEM = 78
+    CALL_END = 79
+    CALL_CREDIT = 80
+    CALL_CANCEL = 81
+    SCHEMA = 82
+    CONTROLLED = 83
+    MODELS = 84
 
 
 _KINDS = frozenset(int(kind) for kind in Kind)
-_COPIED_OUT = frozenset(map(int, (Kind.BATCH, Kind.OPEN, Kind.OPEN_SEQUENCE, Kind.ITEM, Kind.DESCRIBE, Kind.RESULT)))
+_COPIED_OUT = frozenset(
+    map(
+        int,
+        (
+            *(Kind.BATCH, Kind.OPEN, Kind.OPEN_SEQUENCE, Kind.ITEM, Kind.DESCRIBE, Kind.RESULT),
+            *(Kind.OPEN_CALL, Kind.ENDED, Kind.CALL, Kind.REPLY_ENDED),
+        ),
+    )
+)
 
 
 class Outcome(IntEnum):
@@ -280,7 +308,7 @@ class FrameReader:
         return [_make(Frame, (kind, id, whole if kind in _COPIED_OUT else bytes(whole)))]
 
 
-def _strict(read: Callable[[P], T]) -> Callable[[P], T]:
+def strict(read: Callable[[P], T]) -> Callable[[P], T]:
     """Make a reader say WireError for whatever is wrong with a payload."""
 
     @wraps(read)
@@ -293,7 +321,8 @@ def _strict(read: Callable[[P], T]) -> Callable[[P], T]:
     return checked
 
 
-def _at_end(payload: bytes | memoryview, at: int) -> None:
+def at_end(payload: bytes | memoryview, at: int) -> None:
+    """WireError where a payload does not end where its lengths say."""
     if at != len(payload):
         raise WireError(f"malformed payload: {len(payload)} bytes where its lengths say {at}")
 
@@ -365,7 +394,7 @@ def batch(id: int, items: Sequence[Item]) -> Data:
     return _ready(parts, Kind.BATCH, id)
 
 
-@_strict
+@strict
 def read_batch(payload: bytes | memoryview) -> list[Item]:
     """The items of a BATCH's payload."""
     (count,) = _COUNT.unpack_from(payload)
@@ -374,7 +403,7 @@ def read_batch(payload: bytes | memoryview) -> list[Item]:
     for _ in range(count):
         item, at = _unpack_item(payload, at)
         items.append(item)
-    _at_end(payload, at)
+    at_end(payload, at)
     return items
 
 
@@ -385,11 +414,11 @@ def open_stream(item: Item, kind: Kind = Kind.OPEN) -> Data:
     return _ready(parts, kind, item.id)
 
 
-@_strict
+@strict
 def read_open(payload: bytes | memoryview) -> Item:
     """The item of an OPEN's payload."""
     item, at = _unpack_item(payload, 0)
-    _at_end(payload, at)
+    at_end(payload, at)
     return item
 
 
@@ -407,12 +436,12 @@ def item(id: int, inputs: Mapping[str, bytes]) -> Data:
     return _ready(parts, Kind.ITEM, id)
 
 
-@_strict
+@strict
 def read_item(payload: bytes | memoryview) -> dict[str, bytes]:
     """The inputs of an ITEM's payload."""
     (count,) = _COUNT.unpack_from(payload)
     pairs, at = _unpack_pairs(payload, _COUNT.size, count)
-    _at_end(payload, at)
+    at_end(payload, at)
     return pairs
 
 
@@ -432,7 +461,7 @@ def result(id: int, results: Iterable[Result]) -> Data:
     return _ready(parts, Kind.RESULT, id)
 
 
-@_strict
+@strict
 def read_result(payload: bytes | memoryview) -> list[Result]:
     """The endings in a RESULT's payload."""
     (count,) = _COUNT.unpack_from(payload)
@@ -448,7 +477,7 @@ def read_result(payload: bytes | memoryview) -> list[Result]:
             pairs, at = _unpack_pairs(payload, at, trailers)
             metadata = _as_metadata(pairs)
         results.append(_make(Result, (id, outcome, data, metadata)))
-    _at_end(payload, at)
+    at_end(payload, at)
     return results
 
 
@@ -459,12 +488,12 @@ def done(id: int, trailers: Metadata = _EMPTY) -> bytes:
     return frame(Kind.DONE, id, b"".join(parts))
 
 
-@_strict
+@strict
 def read_done(payload: bytes) -> Metadata:
     """The trailers in a DONE's payload."""
     (count,) = _COUNT.unpack_from(payload)
     pairs, at = _unpack_pairs(payload, _COUNT.size, count)
-    _at_end(payload, at)
+    at_end(payload, at)
     return _as_metadata(pairs)
 
 
@@ -478,7 +507,7 @@ def fault(id: int, outcome: Outcome, data: bytes) -> bytes:
     return frame(Kind.FAULT, id, bytes((outcome,)) + data)
 
 
-@_strict
+@strict
 def read_error(payload: bytes) -> tuple[int, bytes]:
     """Outcome and data of an ERROR's payload."""
     return payload[0], payload[1:]
@@ -489,7 +518,7 @@ def error_data(first: str, text: str) -> bytes:
     return json.dumps([first, text]).encode()
 
 
-@_strict
+@strict
 def read_error_data(data: bytes) -> tuple[str, str]:
     """What `error_data` packed."""
     first, text = json.loads(data)
@@ -501,7 +530,7 @@ def status_data(code: int, text: str, answer: bytes | None) -> bytes:
     return error_data(str(code), text) + (b"" if answer is None else b"\0" + answer)  # JSON has no zero byte
 
 
-@_strict
+@strict
 def read_status_data(data: bytes) -> tuple[int, str, bytes | None]:
     """What `status_data` packed."""
     head, mark, answer = bytes(data).partition(b"\0")
@@ -514,7 +543,7 @@ def too_large_data(weight: int, limit: int) -> bytes:
     return json.dumps([weight, limit]).encode()
 
 
-@_strict
+@strict
 def read_too_large_data(data: bytes) -> tuple[int, int]:
     """What `too_large_data` packed."""
     weight, limit = json.loads(data)
@@ -529,7 +558,7 @@ def note(kind: Kind, content: Mapping[str, Any]) -> bytes:
     return frame(kind, 0, json.dumps(content).encode())
 
 
-@_strict
+@strict
 def read_note(payload: bytes) -> dict[str, Any]:
     """What `note` packed."""
     content = json.loads(payload)
@@ -543,7 +572,7 @@ def credit(id: int, chunks: int, size: int) -> bytes:
     return frame(Kind.CREDIT, id, _CREDIT.pack(chunks, size))
 
 
-@_strict
+@strict
 def read_credit(payload: bytes) -> tuple[int, int]:
     """Chunks and bytes of a CREDIT's payload."""
     chunks, size = _CREDIT.unpack(payload)
@@ -555,7 +584,7 @@ def pong(seconds: float) -> bytes:
     return frame(Kind.PONG, 0, _SECONDS.pack(seconds))
 
 
-@_strict
+@strict
 def read_pong(payload: bytes) -> float:
     """Seconds of a PONG's payload."""
     seconds: float = _SECONDS.unpack(payload)[0]

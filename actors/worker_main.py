@@ -57,11 +57,16 @@ def exit_now(status: int) -> None:
 class Wire:
     """The worker's end of the socket: whole frames out, one thread at a time."""
 
+    is_process = True
+    """Whether the worker is a process of its own, which code of the user's may have to itself."""
+
     def __init__(self, sock: socket.socket, leave: Callable[[int], NoReturn] = os._exit) -> None:
         """`leave` ends the worker with a status, from whichever of its threads."""
         self._sock = sock
         self._leave = leave
         self._lock = threading.Lock()
+        self.heir: Callable[[socket.socket, FrameReader, list[Frame]], None] | None = None
+        """Who reads from the next frames on, instead of the reader thread: an rpc worker's loop."""
 
     def send(self, data: Data) -> None:
         """Write; the server always reads, so this does not wait for long. The server gone: leave."""
@@ -86,6 +91,9 @@ class Wire:
                 else:
                     size = self._sock.recv_into(reader.room, 0, socket.MSG_WAITALL)
                     frames = reader.filled(size)
+                if self.heir is not None and size:
+                    self.heir(self._sock, reader, frames)
+                    return
                 arrivals = [arrival for frame in frames if (arrival := self._arrival(frame, flags)) is not None]
             except (OSError, wire.WireError):
                 self._leave(1)
@@ -156,14 +164,9 @@ def resolve(target: str) -> Any:
         raise LoadFailed(f"handler {target!r}: module {module_name} has no {name}") from None
 
 
-def load(content: dict[str, Any]) -> Any:
-    """Import, construct, load and warm up the handler that a LOAD frame describes."""
-    seed(int(content["threads"]))
-    handler = resolve(content["handler"])()
-    lacking = missing_methods(handler)
-    if lacking is not None:
-        raise LoadFailed(f"handler {content['handler']!r} {lacking}")
-    context = Context(
+def context_of(content: dict[str, Any]) -> Context:
+    """What a LOAD frame tells the handler."""
+    return Context(
         device=content["device"],
         model_dir=Path(content["model_dir"]),
         options=content["options"],
@@ -172,6 +175,19 @@ def load(content: dict[str, Any]) -> Any:
         name=content["name"],
         version=content["version"],
     )
+
+
+def load(content: dict[str, Any], *, is_process: bool = True) -> Any:
+    """Import, construct, load and warm up the handler that a LOAD frame describes."""
+    seed(int(content["threads"]))
+    handler = resolve(content["handler"])()
+    if callable(getattr(handler, "serve_calls", None)):
+        lacking = None if is_process else 'needs a process: isolation = "thread" has none'
+    else:
+        lacking = missing_methods(handler)
+    if lacking is not None:
+        raise LoadFailed(f"handler {content['handler']!r} {lacking}")
+    context = context_of(content)
     if callable(getattr(handler, "load", None)):
         handler.load(context)
     seed(int(content["threads"]))  # a handler's imports may have brought torch in, or changed the threads
@@ -234,6 +250,8 @@ def abilities(handler: Any, load_s: float) -> dict[str, Any]:
     def has(name: str) -> bool:
         return callable(getattr(handler, name, None))
 
+    if has("serve_calls"):
+        return {**handler.abilities, "load_s": load_s}
     return {
         "infer": has("infer"),
         "generate": has("generate"),
@@ -270,12 +288,21 @@ def serve(end: Wire, inbox: SimpleQueue[list[Arrival]], find: Callable[[Sequence
     find(content["path"])
     began = time.monotonic()
     try:
-        handler = load(content)
+        if content.get("probe"):
+            end.send(wire.note(Kind.SCHEMA, resolve(content["handler"])().schema(context_of(content))))
+            return 0
+        handler = load(content, is_process=end.is_process)
     except Exception as error:  # the handler's: whatever it raises is why the load failed
         logging.getLogger("actorserve.worker").debug("load failed", exc_info=True)
         end.send(wire.note(Kind.FAILED, why(error)))
         return 1
+    calls = getattr(handler, "serve_calls", None)
+    if calls is not None:
+        end.heir = handler.take_over  # before READY: what is answered to it is for the loop
     end.send(wire.note(Kind.READY, abilities(handler, time.monotonic() - began)))
+    if calls is not None:
+        calls(end.send)
+        return 0
     if rest:
         inbox.put(rest)
     Engine(

@@ -44,6 +44,8 @@ class Inbox(SimpleQueue[list[Arrival]]):
 class ThreadWire(Wire):
     """The worker's end of the socket, whose reader ends alone where a process would end as a whole."""
 
+    is_process = False
+
     def read_into(self, inbox: SimpleQueue[list[Arrival]], flags: Flags) -> None:
         """The reader thread's whole life; SystemExit would be reported by whoever watches threads."""
         with contextlib.suppress(SystemExit):

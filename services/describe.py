@@ -31,12 +31,14 @@ METADATA = "customizedMetadata"
 def listing(
     tree: Tree, under_way: Sequence[UnderWay] = (), *, limit: int, start: int, as_torchserve: bool = False
 ) -> str:
-    """A page of the default versions. `limit` 0 or out of range is 100; `start` is the last page's token.
+    """A page of the default versions; what has a schema of its own is no model.
+
+    `limit` 0 or out of range is 100; `start` is the last page's token.
 
     TorchServe gives the token of the next page also where this one ends with the last model.
     `under_way`: registrations that have no model yet; a key of their own where there are any.
     """
-    models = [model for model in tree.models if model.is_default]
+    models = [model for model in tree.models if model.is_default and not model.spec.has_own_schema]
     limit = limit if 0 < limit <= PAGE else PAGE
     start = max(start, 0)
     body: dict[str, Any] = {}

@@ -7,7 +7,8 @@ Rules
 1. The names that may be asked for: "" (the server), each service of the listener, each model (`digits`: its default
    version), each version (`digits/1.0`). A service's name wins over a model's; a model's name has no slash.
 2. "" and the inference service are SERVING once every configured model has been READY or FAILED, and while one
-   is READY; at once where no model is configured with workers. Other services take calls from the start.
+   is READY; at once where no model is configured with workers. A service of [[servicers]] is SERVING as its model is
+   (rule 3). Other services take calls from the start.
 3. A model or a version is SERVING while one of its workers is READY. One that has none and starts one on demand is
    SERVING too, also while that one loads.
 4. From the beginning of the drain everything is NOT_SERVING. Watchers are told, then their calls end: a watcher
@@ -20,6 +21,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
@@ -61,6 +63,11 @@ class HealthBoard:
         """Replace the models that start with the server, before they do: the registry has its say in them."""
         self._unsettled = set(configured)
         self._needs_model = bool(self._unsettled)
+
+    def forget(self, key: str) -> None:
+        """One of those that start with the server never will: it is not waited for."""
+        self._unsettled.discard(key)
+        self.refresh()
 
     def reconfigure(self, configured: Iterable[str]) -> None:
         """Other models are configured now. Who was SERVING is not asked to wait for the new ones."""
@@ -128,15 +135,21 @@ def answers(view: ModelView) -> bool:
 class HealthService(HealthBase):  # type: ignore[misc]  # generated without types
     """See the module's docstring."""
 
-    def __init__(self, board: HealthBoard, services: Collection[str]) -> None:
+    def __init__(
+        self, board: HealthBoard, services: Collection[str], follows: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """`follows`: services that are as well as a model, whose name is told; both may change."""
         self._board = board
         self._services = services
+        self._follows = follows
 
     def status_of(self, name: str) -> ServingStatus:
         """The status of one name (rule 1)."""
         board = self._board
         if not name or (name == FOLLOWS_MODELS and name in self._services):
             return board.overall()
+        if name in self._follows:
+            return board.models().get(self._follows[name], NOT_SERVING)
         if name in self._services:
             return NOT_SERVING if board.draining else SERVING
         return board.models().get(name, SERVICE_UNKNOWN)
@@ -146,7 +159,7 @@ class HealthService(HealthBase):  # type: ignore[misc]  # generated without type
         request = await stream.recv_message()
         assert request is not None  # noqa: S101  # the transport has refused a unary call without a message
         name: str = request.service
-        if name and name not in self._services:
+        if name and name not in self._services and name not in self._follows:
             check_model(stream, name.partition("/")[0])
         return name
 
@@ -163,7 +176,7 @@ class HealthService(HealthBase):  # type: ignore[misc]  # generated without type
         await stream.recv_message()
         token = stream.token
         models = (name for name in self._board.models() if token is None or token.allows_model(name.partition("/")[0]))
-        names = {"", *self._services, *models}
+        names = {"", *self._services, *self._follows, *models}
         statuses = {name: HealthCheckResponse(status=self.status_of(name)) for name in sorted(names)}
         await stream.send_message(HealthListResponse(statuses=statuses))
 

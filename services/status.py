@@ -25,6 +25,7 @@ LONGEST = 1000
 TABLE: dict[type[Exception], Status] = {
     errors.BadInput: Status.INVALID_ARGUMENT,
     errors.NoSuchModel: Status.NOT_FOUND,
+    errors.NoSuchApplication: Status.NOT_FOUND,
     errors.NoSuchSequence: Status.NOT_FOUND,
     errors.UrlNotAllowed: Status.NOT_FOUND,
     errors.DownloadFailed: Status.INVALID_ARGUMENT,

@@ -32,7 +32,7 @@ from actorserve.services.transport.interceptors import Events, Interceptor, comp
 from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.pace import Pace, PacedListener
 from actorserve.services.transport.server_call import TrioDeadline
-from actorserve.services.transport.server_calls import CallRecord, OnEnd, Translate
+from actorserve.services.transport.server_calls import ANY, CallRecord, OnEnd, Translate
 from actorserve.services.transport.server_connection import ServerConnection
 from actorserve.services.transport.server_stream import ServerStream
 from actorserve.services.transport.tls import Certificates, PeerIdentity, release
@@ -101,6 +101,28 @@ class GrpcServer:
         self._connections_total = 0
         self._accepting: set[trio.CancelScope] = set()
         self._draining = False
+
+    def add(self, service: HasMapping) -> None:
+        """Serve one service more, from now on; it replaces methods of the same name."""
+        for path, handler in service.__mapping__().items():
+            self._handlers[path.encode()] = (path, handler)
+
+    def remove(self, service: HasMapping) -> None:
+        """Serve it no longer, as far as its methods are those that are served. Calls in hand go on."""
+        for path, handler in service.__mapping__().items():
+            if self._handlers.get(path.encode(), ("", None))[1] is handler:
+                del self._handlers[path.encode()]
+
+    def otherwise(self, handler: Handler | None) -> None:
+        """Have a handler take the calls of methods that no service has; None: they are UNIMPLEMENTED."""
+        self._handlers.pop(ANY, None)
+        if handler is not None:
+            self._handlers[ANY] = ("", handler)
+
+    def find(self, path: str) -> Handler | None:
+        """What answers a method's full name."""
+        found = self._handlers.get(path.encode())
+        return None if found is None else found[1]
 
     @property
     def limits(self) -> Limits:

@@ -44,6 +44,7 @@ class Wire(Protocol):
     core: Connection
     peer: str
     identity: PeerIdentity | None
+    is_secure: bool
     max_receive_bytes: int
     max_send_bytes: int
     send_buffer: int
@@ -109,6 +110,11 @@ class ServerCall:
     def identity(self) -> PeerIdentity | None:
         """Who the client's certificate is for; None without one."""
         return self._wire.identity
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the connection speaks TLS."""
+        return self._wire.is_secure
 
     @property
     def deadline(self) -> TrioDeadline | None:
@@ -205,7 +211,8 @@ class ServerCall:
         if self.stream.state == CLOSED:
             self.wake_reader()
 
-    def _block_of(self, metadata: MetadataLike) -> bytes:
+    def block_of(self, metadata: MetadataLike) -> bytes:
+        """Metadata as header fields. RESOURCE_EXHAUSTED above the client's limit; ValueError, TypeError: see values."""
         values.check_size(metadata, self._wire.core.peer_max_header_list)
         return values.encode_metadata(metadata)
 

@@ -30,6 +30,8 @@ from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.server_stream import ServerStream
 from actorserve.services.transport.tls import PeerIdentity
 
+ANY = b"*"
+"""The key of the handler for methods that no other has, where there is one."""
 MOST_SHOWN = 1000  # characters of an error in the record of its call
 CUT_AT_ONCE = 8  # calls cancelled between two checkpoints (rule 3)
 
@@ -71,6 +73,7 @@ class ServerCalls(ABC):
         self.core = Connection(client=False, settings=limits.settings())
         self.peer = peer
         self.identity = identity
+        self.is_secure = False
         self.max_receive_bytes = limits.max_receive_bytes
         self.max_send_bytes = limits.max_send_bytes
         self.send_buffer = limits.send_buffer
@@ -111,6 +114,10 @@ class ServerCalls(ABC):
             found = self._handlers.get(fields[b":path"])
             if found is None:
                 path = fields[b":path"].decode("latin-1")
+                found = self._handlers.get(ANY)
+                if found is not None:
+                    found = (path, found[1])
+            if found is None:
                 raise grpc.Refusal(200, Status.UNIMPLEMENTED, f"unknown method {path}")
         except grpc.Refusal as refusal:
             self._refuse(stream, refusal)

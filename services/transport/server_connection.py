@@ -55,6 +55,7 @@ class ServerConnection(ServerCalls):
     ) -> None:
         """`turn` waits for this connection's turn to be told to go (pace.py)."""
         super().__init__(peer, handlers, limits, translate, on_end, invoke, identity)
+        self.is_secure = isinstance(stream, trio.SSLStream)
         self.reason = "peer"  # who or what ended the connection, for the statistics
         self.heard_at = trio.current_time()
         self._stream = stream

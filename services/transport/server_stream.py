@@ -162,7 +162,7 @@ class ServerStream(ServerCall):
         """Queue the response headers. Waits for nothing."""
         if self.headers_sent or self.status is not None:
             raise ProtocolError("initial metadata was already sent")
-        block = self._head + self._block_of(metadata) if metadata else self._head
+        block = self._head + self.block_of(metadata) if metadata else self._head
         self.headers_sent = True
         self._wire.core.send_headers(self.stream, block)
         self._wire.flush()
@@ -212,7 +212,7 @@ class ServerStream(ServerCall):
             raise ProtocolError("trailing metadata was already sent")
         if status is Status.OK and self._held is None and not self.handler.cardinality.server_streaming:
             raise ProtocolError("a unary answer with status OK needs a message")
-        extra = self._block_of(metadata) if metadata else b""
+        extra = self.block_of(metadata) if metadata else b""
         self.end(status, status_message, status_details, extra)
 
     async def cancel(self) -> None:

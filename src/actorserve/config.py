@@ -28,8 +28,10 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from actorserve import config_defaults, config_versions
+from actorserve.config_application import Application
 from actorserve.config_defaults import EVERY, MOST_WORKERS, Defaults, Workers
 from actorserve.config_listener import Listener, Tls
+from actorserve.config_servicer import Replicas, Servicer, check_servicers
 from actorserve.config_types import (
     AUTO,
     NAME,
@@ -47,7 +49,7 @@ from actorserve.config_types import (
 )
 from actorserve.errors import ConfigError
 
-SERVICES = ("inference", "management", "health", "reflection")
+SERVICES = ("inference", "management", "health", "reflection", "servicers", "predict", "ray", "applications")
 DEFAULT_LISTENERS: dict[str, dict[str, Any]] = {
     "inference": {"address": "127.0.0.1:7070", "services": ["inference", "health", "reflection"]},
     "management": {"address": "127.0.0.1:7071", "services": ["management"]},
@@ -402,11 +404,18 @@ class Config(Table):
     listeners: dict[str, Listener] = Field(default_factory=dict)
     models: dict[str, Model] = Field(default_factory=dict)
     model_defaults: dict[str, Defaults] = Field(default_factory=dict)
+    servicers: tuple[Servicer, ...] = Field(default=(), strict=False)
+    applications: dict[str, Application] = Field(default_factory=dict)
     folder: Path = Field(default_factory=Path.cwd, exclude=True)
     optional: frozenset[str] = Field(default=frozenset(), exclude=True)
     """Models that nobody has named: one that is broken is left out, with a warning."""
 
-    @field_validator("models", "listeners")
+    @model_validator(mode="after")
+    def _servicers_have_a_place(self) -> Config:
+        check_servicers(self.servicers, self.listeners)
+        return self
+
+    @field_validator("models", "listeners", "applications")
     @classmethod
     def _named(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
@@ -608,6 +617,9 @@ def _table_at(location: Sequence[int | str]) -> type[BaseModel]:
         "model_defaults": Defaults,
         "workers": Workers,
         "tls": Tls,
+        "servicers": Servicer,
+        "replicas": Replicas,
+        "applications": Application,
     }
     for depth, part in enumerate(location):
         if depth != 1:  # the second part is a name that the user gave
@@ -629,3 +641,6 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
     yield "[models.NAME]", Model
     yield "workers", Workers
     yield "[model_defaults.NAME]", Defaults
+    yield "[[servicers]]", Servicer
+    yield "replicas", Replicas
+    yield "[applications.NAME]", Application

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from actorserve.config_types import Folder, Table, Texts, is_loopback, split_address
+from actorserve.config_types import UNIX, Folder, Table, Texts, is_loopback, split_address
 
 
 class Tls(Table):
@@ -23,17 +23,22 @@ class Tls(Table):
     )
 
 
+Service = Literal["inference", "management", "health", "reflection", "servicers", "predict", "ray", "applications"]
+
+
 class Listener(Table):
     """One place to listen, and what is served there."""
 
     address: str | Texts = Field(
         description='Where: `"127.0.0.1:7070"`, `"[::1]:7070"`, `"unix:PATH"`, or a list. Port 0 takes a free one.'
     )
-    services: tuple[Literal["inference", "management", "health", "reflection"], ...] = Field(
+    services: tuple[Service, ...] = Field(
         strict=False,
         min_length=1,
-        description='A list of `"inference"`, `"management"`, `"health"` (probes: docs/health.md) '
-        'and `"reflection"` (for grpcurl and its like).',
+        description='A list of `"inference"`, `"management"`, `"health"` (probes: docs/health.md), `"reflection"` '
+        '(for grpcurl and its like), `"servicers"` (your own: docs/bring-your-own-schema.md), `"predict"` and `"ray"` '
+        '(Ray Serve\'s own: docs/applications.md). `"applications"`, for scripts, is for Unix sockets in a folder that '
+        "nobody else may enter.",
     )
     tls: Tls | None = Field(
         default=None,
@@ -49,7 +54,7 @@ class Listener(Table):
         description="A file of keys as TorchServe's key_file.json, written at the start and renewed before they expire "
         "(docs/security.md); every call must bring the key of its service as `authorization: Bearer KEY`.",
     )
-    auth_exempt: tuple[Literal["inference", "management", "health", "reflection"], ...] = Field(
+    auth_exempt: tuple[Service, ...] = Field(
         default=(), strict=False, description='Services that need no token, for example `["health"]`.'
     )
     reuse_port: bool = Field(
@@ -58,10 +63,11 @@ class Listener(Table):
     insecure: bool = Field(
         default=False, description="Allow an address that is not loopback without `tls` and `tokens_file`."
     )
-    compatibility: Literal["none", "torchserve"] = Field(
+    compatibility: Literal["none", "torchserve", "ray"] = Field(
         default="none",
         description="`torchserve` answers with TorchServe's own codes, texts and JSON bodies "
-        "(docs/torchserve-compatibility.md).",
+        "(docs/torchserve-compatibility.md), `ray` with Ray Serve's codes and texts "
+        "(docs/migrating-from-ray-serve.md).",
     )
     request_timeout_s: float = Field(
         default=0.0, ge=0, description="Seconds after which a call ends. 0: only the client's own deadline counts."
@@ -156,6 +162,12 @@ class Listener(Table):
         for address in addresses:
             split_address(address)
         return value
+
+    @model_validator(mode="after")
+    def _scripts_are_alone(self) -> Listener:
+        if "applications" in self.services and not all(one.startswith(UNIX) for one in self.addresses):
+            raise ValueError('services: "applications" runs what it is sent: it is for addresses of "unix:PATH" alone')
+        return self
 
     @model_validator(mode="after")
     def _is_private(self) -> Listener:

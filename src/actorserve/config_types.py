@@ -91,6 +91,14 @@ def check_handler(target: str) -> str:
     return target
 
 
+def check_target(target: str) -> str:
+    """ValueError unless `target` reads `module:name`."""
+    module, separator, name = target.partition(":")
+    if not separator or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f'{target!r} is not "module:name", for example "fruit.service:FruitService"')
+    return target
+
+
 def check_device(value: str | tuple[str, ...]) -> None:
     """ValueError unless `value` reads `cpu`, `auto`, `cuda:N`, or is a list of different `cuda:N`."""
     if value in (CPU, AUTO):

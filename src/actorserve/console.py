@@ -108,14 +108,15 @@ class Console:
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report, server, began)
-            while len(server.loading) < len(server.specs):
+            while len(server.loading) < server.to_load:
                 await trio.lowlevel.checkpoint()
             failures = await server.wait_loaded()
             nursery.cancel_scope.cancel()
         if self._stopping:
             return  # what had not loaded yet was stopped, and has not failed
         for name, error in failures:
-            say(f"actorserve: models.{name}: {screen.one_line(str(error))}", sys.stderr)
+            where = place_of(name, server)
+            say(f"actorserve: {where}.{name}: {screen.one_line(str(error))}", sys.stderr)
         if failures and not server.is_serving():
             self._code = FAILED
             say("actorserve: no model could be loaded", sys.stderr)
@@ -129,6 +130,13 @@ class Console:
         while True:
             await trio.sleep(PROGRESS_EVERY_S)
             say(screen.progress(server.observe(), trio.current_time() - began))
+
+
+def place_of(name: str, server: Server) -> str:
+    """The table of the file that has what is called so."""
+    if name in server.servicers:
+        return "servicers"
+    return "applications" if name in server.settings.applications else "models"
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

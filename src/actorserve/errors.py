@@ -6,6 +6,8 @@ What must not live here: anything that imports trio, grpclib, torch or another f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ActorserveError(Exception):
     """Base of the errors below. Raise a subclass."""
@@ -77,6 +79,21 @@ class ModelFileExists(ActorserveError):
 
     def __str__(self) -> str:
         return f"Model file already exists {self.name}"
+
+
+class NoSuchApplication(ActorserveError):
+    """No application of this name runs; an empty name: the call names none, and there is not exactly one."""
+
+    def __init__(self, name: str, known: Sequence[str] = ()) -> None:
+        super().__init__(name, known)
+        self.name = name
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        there = f"there are {', '.join(self.known)}" if self.known else "there are none"
+        if not self.name:
+            return f"the call names no application (metadata `application`), and {there}"
+        return f"Application not found: {self.name}; {there}"
 
 
 class NoSuchSequence(ActorserveError):

@@ -77,6 +77,17 @@ def _open_unix(name: str) -> trio.SocketListener:
         os.umask(before)
 
 
+def check_private(name: str, address: str) -> None:
+    """StartFailed unless the folder of a Unix socket is this user's, and nobody else may enter it."""
+    folder = Path(address.removeprefix(UNIX)).expanduser().absolute().parent
+    try:
+        found = folder.stat()
+    except OSError as error:
+        raise StartFailed(f"listeners.{name}.address: {folder}: {error.strerror}") from None
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise StartFailed(f"listeners.{name}.address: others may enter {folder}: it must be yours, with mode 0700")
+
+
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0

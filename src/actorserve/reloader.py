@@ -1,7 +1,7 @@
 """A new configuration for a server that runs: all of it is checked, then what is different is taken up.
 
     checked: models' folders, archives and devices, files of tokens   wrong: one error, and nothing has changed
-    taken up: models, by the registry's rules; listeners' limits and tokens, for what comes from now on
+    taken up: models, by the registry's rules; servicers; listeners' limits and tokens, for what comes from now on
     named: what needs a restart, a line for each key
 
 What must not live here: reading the file (console.py), what is different (reloading.py), how a model changes
@@ -27,10 +27,20 @@ from actorserve.actors.unpacking import Unpacking
 from actorserve.config_listener import Listener
 from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError
-from actorserve.reloading import LIMITS, as_it_runs, model_changes, needs_restart, takes_up, text_of
+from actorserve.reloading import (
+    LIMITS,
+    as_it_runs,
+    model_changes,
+    needs_restart,
+    servicer_changes,
+    takes_up,
+    text_of,
+)
+from actorserve.servicer_specs import expected
 from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard
 from actorserve.services.transport.server import GrpcServer
+from actorserve.servicing import Servicing
 
 log = structlog.get_logger("actorserve.reload")
 MakeSpec = Callable[[str, config.Config], ModelSpec]
@@ -57,6 +67,7 @@ class Reloader:
         unpacking: Unpacking,
         servers: Mapping[str, GrpcServer],
         health: HealthBoard,
+        servicing: Servicing,
     ) -> None:
         """`make_spec(entry, settings)` gives what an entry comes to, or ConfigError; it may block.
 
@@ -71,6 +82,7 @@ class Reloader:
         self._unpacking = unpacking
         self._servers = servers
         self._health = health
+        self._servicing = servicing
         self._turn = trio.Lock()
 
     async def reload(self, new: config.Config) -> None:
@@ -82,10 +94,12 @@ class Reloader:
         async with trio.open_nursery() as nursery:
             try:
                 async with self._turn:
+                    running = [one.label for one in self.settings.servicers]
                     for step in await self._take_up(new):
                         begun = trio.Event()
                         nursery.start_soon(self._applying.carry_out, step, begun)
                         await begun.wait()
+                    nursery.start_soon(self._servicing.apply, running, self.settings.servicers)
             except ActorserveError as error:  # raised below, as it was: in no group of the nursery
                 wrong = error
         if wrong is not None:
@@ -107,8 +121,10 @@ class Reloader:
         await self._release(spec for spec in made if spec.model_dir not in used)
         self._say(new, found)
         self._take_up_listeners(new, tokens)
-        self._health.reconfigure(entry.spec.key for entry in entries.values() if entry.spec.workers_min)
-        self.settings = self.settings.model_copy(update={"models": new.models, "model_defaults": new.model_defaults})
+        models = (entry.spec.key for entry in entries.values() if entry.spec.workers_min)
+        self._health.reconfigure([*models, *expected(new.servicers)])
+        taken_up = {key: getattr(new, key) for key in ("models", "model_defaults", "servicers")}
+        self.settings = self.settings.model_copy(update=taken_up)
         self._entries = entries
         return found
 
@@ -162,7 +178,7 @@ class Reloader:
     def _say(self, new: config.Config, found: list[Step]) -> None:
         for key in needs_restart(self.settings, new):
             log.warning("configuration needs a restart", key=key)
-        for key, keys in model_changes(self.settings, new):
+        for key, keys in (*model_changes(self.settings, new), *servicer_changes(self.settings, new)):
             log.info("configuration changed", key=key, changed=keys)
         log.info("configuration reloaded", steps=len(found))
 

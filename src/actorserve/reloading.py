@@ -70,6 +70,18 @@ def model_changes(old: Config, new: Config) -> Iterator[tuple[str, str]]:
                 yield f"{table}.{name}", ", ".join(keys)
 
 
+def servicer_changes(old: Config, new: Config) -> Iterator[tuple[str, str]]:
+    """The same for the servicers, by their names."""
+    before, after = ({one.label: one for one in settings.servicers} for settings in (old, new))
+    for name in {**before, **after}:
+        if name not in before:
+            yield f"servicers.{name}", "new"
+        elif name not in after:
+            yield f"servicers.{name}", "removed"
+        elif keys := changed_keys(before[name], after[name]):
+            yield f"servicers.{name}", ", ".join(keys)
+
+
 def text_of(settings: Config, entry: str, version: str) -> str:
     """The text of an entry, which has this version, in a form that only changes with what runs.
 

@@ -101,11 +101,18 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
 def hint(bound: Sequence[Bound], tree: Tree, folder: Path) -> list[str]:
     """A command to try."""
     addresses = [one.addresses[0] for one in bound if "inference" in one.services]
+    users = [one.addresses[0] for one in bound if {"servicers", "reflection"} <= {*one.services}]
     managed = [one.addresses[0] for one in bound if "management" in one.services]
     ready = [model for model in tree.models if model.state is State.READY]
+    if users and any(model.spec.has_own_schema for model in ready):
+        return ["Try, in another terminal:", f"  grpcurl -plaintext {users[0]} list"]
+    ready = [model for model in ready if not model.spec.has_own_schema]
     if not ready and managed:
         what = "ScaleWorker to start workers of a model, or " if tree.models else ""
         return [f"Call {MANAGEMENT} on {managed[0]}: {what}RegisterModel to bring one."]
+    called = [one.addresses[0] for one in bound if {"servicers", "predict"} & {*one.services}]
+    if called and any(model.spec.has_own_schema for model in tree.models):
+        return [f"Your own services answer on {', '.join(called)}."]
     if not addresses or not ready:
         return ["Nothing can be called yet: docs/configuration.md says how to add listeners and models."]
     for model in ready:

@@ -37,15 +37,19 @@ from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.unpacking import Unpacking
 from actorserve.actors.urls import AllowList
 from actorserve.actors.worker_process import Spawner
+from actorserve.apps import PREDICT_SCHEMA, AppPlace, Apps
 from actorserve.config_listener import Listener, Tls
-from actorserve.config_types import is_packed
+from actorserve.config_servicer import Servicer
+from actorserve.config_types import is_packed, split_address
 from actorserve.errors import ActorserveError, ConfigError, StartFailed, StateFailed, Unavailable
-from actorserve.listening import address_of, close_all, open_address, remove_file
+from actorserve.listening import address_of, check_private, close_all, open_address, remove_file
 from actorserve.log import AccessLog, wants_json
 from actorserve.reloader import Reloader, say_left_out
 from actorserve.reloading import text_of
-from actorserve.services import compat, status
+from actorserve.servicer_specs import expected
+from actorserve.services import compat, ray_compat, status
 from actorserve.services.access import Access, Finds
+from actorserve.services.applications import ApplicationsService, RayService, Translate
 from actorserve.services.health import HealthBoard, HealthService
 from actorserve.services.inference import InferenceService
 from actorserve.services.key_file import Door, KeyFile
@@ -56,6 +60,7 @@ from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
 from actorserve.services.transport.tls import Certificates, Files
+from actorserve.servicing import Place, Servicing
 
 log = structlog.get_logger("actorserve.server")
 LAST_CALLS_S = 2.0
@@ -92,6 +97,10 @@ class Server:
         self.specs = tuple(specs.values())
         self.directory = Directory()
         self.spawner = spawner
+        if spawner is not None and settings.servicers:
+            raise ConfigError("servicers", "their code runs in worker processes, and there are none here")
+        if spawner is not None and settings.applications:
+            raise ConfigError("applications", "their code runs in worker processes, and there are none here")
         folder = settings.folder
         cache_dir = settings.server.cache_dir.expanduser()
         self.forkservers: Forkservers | None = None
@@ -104,6 +113,7 @@ class Server:
             cache_dir=cache_dir,
             path=(str(folder),),
             gather_limit=max(listener.max_send_bytes for listener in settings.listeners.values()),
+            find=lambda name, version: self.apps.find(name, version),  # noqa: PLW0108  # it is made below
         )
         self.supervisor = Supervisor(
             actor_settings,
@@ -125,7 +135,18 @@ class Server:
         self._ledger = ledger
         self._reloader: Reloader | None = None
         self._on_change = on_change
-        self.health = HealthBoard(self.supervisor.observe, [spec.key for spec in self.specs if spec.workers_min])
+        self.health = HealthBoard(self.supervisor.observe, self._expected())
+        self.servicing = Servicing(
+            actor_settings,
+            self.supervisor,
+            self.directory,
+            folder=folder,
+            grace_s=settings.server.grace_s,
+            on_failed=self.health.forget,
+        )
+        grace_s = settings.server.grace_s
+        self.apps = Apps(actor_settings, self.supervisor, self.directory, folder=folder, grace_s=grace_s)
+        self.apps.take_schemas(one for one in settings.servicers if not one.servicer)
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
@@ -139,6 +160,11 @@ class Server:
         services: list[Any] = []
         as_torchserve = listener.compatibility == "torchserve"
         table = compat if as_torchserve else status
+        told: Translate = table.translate
+        if listener.compatibility == "ray":
+            told = ray_compat.translating(listener.request_timeout_s)
+        schemas: list[Schema] = []
+        follows: dict[str, str] = {}
         if "inference" in listener.services:
             services.append(
                 InferenceService(
@@ -160,17 +186,29 @@ class Server:
                     defaults=self._defaults_of,
                 )
             )
-        self._add_standard(listener, services, further)
+        if "ray" in listener.services:
+            services.append(RayService(self.apps.board))
+        if "applications" in listener.services:
+            services.append(ApplicationsService(self.apps))
+        self._add_standard(listener, services, further, schemas, follows)
         limits = Limits(**{field.name: getattr(listener, field.name) for field in fields(Limits)})
         on_end = self.access.add if self.settings.log.access and self.settings.log.level in ("debug", "info") else None
-        return GrpcServer(
+        grpc = GrpcServer(
             [*services, *further],
             limits=limits,
-            translate=table.translate,
+            translate=told,
             on_end=on_end,
             interceptors=self._interceptors(listener),
             certificates=None if listener.tls is None else self._certificates(name, listener.tls),
         )
+        place = Place(grpc, schemas, follows)
+        if "servicers" in listener.services:
+            self.servicing.places[name] = place
+        lenient = listener.compatibility == "ray"
+        self.apps.places[name] = AppPlace(place, lenient, told, "servicers" in listener.services)
+        if "predict" in listener.services:
+            self.apps.route(self.apps.places[name], PREDICT_SCHEMA)
+        return grpc
 
     @property
     def _unregister_grace_s(self) -> float:
@@ -214,12 +252,18 @@ class Server:
         client_ca = None if tls.client_ca is None else folder / tls.client_ca
         return Files(folder / tls.certificate, folder / tls.key, client_ca)
 
-    def _add_standard(self, listener: Listener, services: list[Any], further: Sequence[Any]) -> None:
+    def _add_standard(
+        self,
+        listener: Listener,
+        services: list[Any],
+        further: Sequence[Any],
+        schemas: list[Schema],
+        follows: dict[str, str],
+    ) -> None:
         """Add health and reflection, which speak of all that the listener has, themselves included."""
         names: list[str] = []
-        schemas: list[Schema] = []
         if "health" in listener.services:
-            services.append(HealthService(self.health, names))
+            services.append(HealthService(self.health, names, follows))
         if "reflection" in listener.services:
             services += [ReflectionService(schemas), AlphaReflectionService(schemas)]
             schemas += [Schema.of(services), *(Schema.of([one]) for one in further)]
@@ -234,9 +278,26 @@ class Server:
         used = [model.spec.url for model in (*tree.models, *tree.leaving)]
         await self.sources.give_back(spec.url, spec.model_dir, used)
 
+    def _expected(self) -> list[str]:
+        """The keys of what starts with the server and has workers."""
+        models = (spec.key for spec in self.specs if spec.workers_min)
+        return [*models, *expected(self.settings.servicers)]
+
     def _changed(self) -> None:
         self.health.refresh()
         self._on_change()
+
+    async def add_servicer(self, servicer: Servicer) -> Reply[None]:
+        """Serve one more, while the server runs: see `Servicing.add`, as for the two below."""
+        return await self.servicing.add(servicer)
+
+    async def replace_servicer(self, servicer: Servicer) -> Reply[None]:
+        """Serve it instead of the one that has its name."""
+        return await self.servicing.replace(servicer)
+
+    async def remove_servicer(self, label: str) -> Reply[None]:
+        """Serve the one of this name no longer."""
+        return await self.servicing.remove(label)
 
     def stop(self) -> None:
         """Begin the drain. Idempotent."""
@@ -281,6 +342,9 @@ class Server:
                 for spec in self.specs:  # before a call can ask for one
                     key = spec.key if names.count(spec.name) > 1 else spec.name
                     self.loading[key] = await self._spawn(spec)
+                self._begin_servicers(front)
+                await front.start(self.apps.run)
+                self._begin_applications(front)
                 self._spawned.set()
                 for name, opened in self._listeners.items():
                     await front.start(self.grpc[name].serve, opened)
@@ -293,6 +357,36 @@ class Server:
     async def wait_begun(self) -> None:
         """Wait until every model has been told to start: from then on the server can be reloaded."""
         await self._spawned.wait()
+
+    def _begin_servicers(self, nursery: trio.Nursery) -> None:
+        """Those of the file; a task in `nursery`."""
+        servicers = [one for one in self.settings.servicers if one.servicer]
+        if servicers:
+            replies: dict[str, Reply[None]] = {servicer.label: Reply() for servicer in servicers}
+            self.loading |= replies
+            self.servicing.expect()
+            nursery.start_soon(self.servicing.begin, servicers, replies)
+
+    def _begin_applications(self, nursery: trio.Nursery) -> None:
+        """Those of the file, and the schemas that they answer; a task in `nursery`."""
+        self.apps.used_ports = {
+            split_address(address)[1] for bound in self.bound for address in bound.addresses if ":" in address
+        }
+        replies: dict[str, Reply[None]] = {name: Reply() for name in self.settings.applications}
+        schemas = [one for one in self.settings.servicers if not one.servicer]
+        self.loading |= replies
+        self.loading |= {servicer.label: Reply() for servicer in schemas}
+        nursery.start_soon(self._apply, schemas, replies)
+
+    async def _apply(self, schemas: Sequence[Servicer], replies: dict[str, Reply[None]]) -> None:
+        for servicer in schemas:
+            try:
+                await self.apps.add_schema(servicer)
+                self.loading[servicer.label].set(None)
+            except ActorserveError as error:
+                log.error("schema not served", functions=servicer.functions, why=str(error))  # noqa: TRY400  # the user's code
+                self.loading[servicer.label].fail(error)
+        await self.apps.begin(self.settings.applications, replies)
 
     async def reload(self, new: config.Config) -> None:
         """Take up another configuration; returns when it is done. ConfigError, StateFailed: nothing was changed."""
@@ -332,6 +426,7 @@ class Server:
             unpacking=self.unpacking,
             servers=self.grpc,
             health=self.health,
+            servicing=self.servicing,
         )
         try:
             found = await self.registrar.begin(entries)
@@ -339,7 +434,7 @@ class Server:
             raise StartFailed(f"server.state_dir: {error}") from None
         await self.sources.tidy([spec.url for spec in found], [spec.url for spec in self.registrar.dropped])
         self.specs = tuple([await self._unpacked(spec) for spec in found])
-        self.health.expect([spec.key for spec in self.specs if spec.workers_min])
+        self.health.expect(self._expected())
 
     async def _unpacked(self, spec: ModelSpec) -> ModelSpec:
         """A model of the API with its archive unpacked anew. One that is gone or broken is FAILED when it starts."""
@@ -356,11 +451,12 @@ class Server:
         grace_s = self.settings.server.grace_s
         log.info("draining", grace_s=grace_s)
         self.health.drain()
+        self.apps.drain()
         for server in self.grpc.values():
             server.drain()
         await self.supervisor.drain(grace_s)
         with trio.move_on_after(LAST_CALLS_S):
-            while any(server.statistics().calls for server in self.grpc.values()):
+            while self.apps.open_calls() or any(server.statistics().calls for server in self.grpc.values()):
                 await trio.sleep(0.01)
         log.info("drained")
 
@@ -383,6 +479,8 @@ class Server:
             for name, listener in self.settings.listeners.items():
                 opened[name] = []
                 for address in listener.addresses:
+                    if "applications" in listener.services:
+                        check_private(name, address)
                     opened[name] += await open_address(name, address, reuse_port=listener.reuse_port)
                 addresses = tuple(address_of(one) for one in opened[name])
                 bound.append(Bound(name, listener.services, addresses))
@@ -410,10 +508,26 @@ class Server:
         names = {one for model in self.observe().models for one in (model.spec.name, model.spec.key)}
         return [(name, error) for name, error in failures if name in names or not isinstance(error, Unavailable)]
 
+    @property
+    def servicers(self) -> frozenset[str]:
+        """The names of the servicers of the file."""
+        return frozenset(servicer.label for servicer in self.settings.servicers)
+
+    @property
+    def to_load(self) -> int:
+        """How many of the file's models, servicers and applications are loaded when the server starts."""
+        return len(self.specs) + len(self.settings.servicers) + len(self.settings.applications)
+
     def is_serving(self) -> bool:
-        """Whether a model is READY or may yet be, or there is none: a reload may have taken those of the start away."""
+        """Whether one of what runs is READY or may yet be, or nothing is configured.
+
+        A reload may have taken those of the start away; a servicer that cannot even be imported has no model.
+        """
         models = self.observe().models
-        return not models or any(model.state is not State.FAILED for model in models)
+        if not models:
+            settings = self.settings if self._reloader is None else self._reloader.settings
+            return not (settings.servicers or settings.applications)
+        return any(model.state is not State.FAILED for model in models)
 
 
 def ledger_here() -> Ledger:

@@ -96,10 +96,13 @@ MISTAKES = {
     '[log]\naccess = "yes"': 'log.access: "yes" is wrong: it must be true or false',
     LISTENER: (
         'listeners.a.services: is missing. A list of `"inference"`, `"management"`, `"health"` '
-        '(probes: docs/health.md) and `"reflection"` (for grpcurl and its like).'
+        '(probes: docs/health.md), `"reflection"` (for grpcurl and its like), `"servicers"` (your own: '
+        'docs/bring-your-own-schema.md), `"predict"` and `"ray"` (Ray Serve\'s own: docs/applications.md). '
+        '`"applications"`, for scripts, is for Unix sockets in a folder that nobody else may enter.'
     ),
     LISTENER + 'services = ["infrence"]': (
-        'listeners.a.services: "infrence" is wrong: it must be "inference", "management", "health" or "reflection"'
+        'listeners.a.services: "infrence" is wrong: it must be "inference", "management", "health", "reflection", '
+        '"servicers", "predict", "ray" or "applications"'
     ),
     LISTENER + 'services = "inference"': 'listeners.a.services: "inference" is wrong: it must be a list: [...]',
     LISTENER + "services = []": "listeners.a.services: [] is wrong: it must be a list of at least one",

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from actorserve import config
+from actorserve.config_application import Application
 from actorserve.config_listener import Listener, Tls
+from actorserve.config_servicer import Replicas, Servicer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
@@ -32,7 +34,8 @@ def test_every_key_is_described():
             row = re.search(rf"^\| `{name}` \| (.+) \| (.+) \| (.*) \| (.+) \|$", section, re.MULTILINE)
             assert row is not None, f"{heading} {name}"
     listed = {model for _, model in config.tables()}
-    assert listed == {config.Server, config.Log, Listener, Tls, config.Model, config.Workers, config.Defaults}
+    known = {config.Server, config.Log, Listener, Tls, config.Model, config.Workers, config.Defaults}
+    assert listed == known | {Servicer, Replicas, Application}
 
 
 def test_units_are_in_the_names():

@@ -328,10 +328,11 @@ async def test_a_file_that_takes_long_to_read():
     """Calls go on while the file is read: it is read in a thread. The next SIGHUP waits, so that the last is applied
     last.
     """
-    going, applied, texts = threading.Event(), [], ["second", "first"]
+    begun, going, applied, texts = threading.Event(), threading.Event(), [], ["second", "first"]
 
     def reread():
         text = texts.pop()
+        begun.set()
         assert text == "second" or going.wait(PATIENCE_S)
         return text
 
@@ -346,6 +347,7 @@ async def test_a_file_that_takes_long_to_read():
     async with trio.open_nursery() as nursery:
         for _ in range(2):
             nursery.start_soon(console._reload, Begun())
+        assert await trio.to_thread.run_sync(begun.wait, PATIENCE_S)
         await trio.testing.wait_all_tasks_blocked()
         assert (applied, texts) == ([], ["second"])
         going.set()
