@@ -50,10 +50,10 @@ def mar(path, version):
         file.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model}))
 
 
-def parsed(folder):
+def parsed(folder, optional=()):
     models = {"a": {"source": "1.mar"}, "b": {"name": "a", "source": "2.mar"}}
     server = {"cache_dir": str(folder / "cache"), "state_dir": ""}
-    return config.parse({"server": server, "models": models}, folder=folder)
+    return config.parse({"server": server, "models": models}, folder=folder, optional=optional)
 
 
 def test_archives_say_their_versions(tmp_path):
@@ -66,3 +66,21 @@ def test_archives_say_their_versions(tmp_path):
     mar(tmp_path / "2.mar", "1.0")
     with pytest.raises(ConfigError, match=r"models: a and b are both a version 1.0"):
         Server(parsed(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["broken", "twice"])
+def test_a_version_that_may_be_left_out(tmp_path, content):
+    """Of versions that are there because all of the store is loaded, one that is broken, or that another is too, is
+    left out alone, by its own entry; one that was named is not.
+    """
+    mar(tmp_path / "1.mar", "1.0")
+    mar(tmp_path / "2.mar", "1.0")
+    if content == "broken":
+        (tmp_path / "2.mar").write_bytes(b"PK")
+    server = Server(parsed(tmp_path, optional={"a", "b"}))
+    assert [spec.key for spec in server.specs] == ["a/1.0"]
+    assert list(server.settings.models) == ["a"]
+    assert list(server.unpacking.root.iterdir()) == [server.specs[0].model_dir]
+    server.unpacking.close()
+    with pytest.raises(ConfigError, match="models"):
+        Server(parsed(tmp_path, optional={"a"}))
