@@ -149,9 +149,9 @@ class Registrar:
         try:
             async with self._turn(name, asked.turn):
                 version = self._supervisor.check(message)
-                intent, reply = await self._begin(asked, version)
-                if asked.is_undone_on_failure:
+                if asked.is_undone_on_failure:  # before anybody can see that it is there
                     self._waited_for[name, version] = answer.done
+                intent, reply = await self._begin(asked, version)
         except ActorserveError:
             if isinstance(message, Spawn | Replace):
                 await self._on_refused(message.model)

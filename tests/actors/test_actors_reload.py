@@ -201,6 +201,18 @@ async def test_a_change_that_cannot_be_loaded(autojump_clock, logged, version):
     assert [f"m/{version}"] * 2 == told(logged, "configuration not applied")
 
 
+async def test_a_change_of_none_that_cannot_be_loaded(autojump_clock):
+    """An entry without workers that is to have some, and cannot: what runs and the registry stay as they were."""
+    none = {"m": {"workers": {"min": 0}}}
+    async with serving(none) as app:
+        before = await rows(app)
+        await reload(app, {"m": {"handler": "b:Bad"}})
+        assert ({"m/1.0": State.NO_WORKERS}, before) == (running(app), await rows(app))
+        await agree(app, parsed(none))
+        await reload(app, {"m": {"handler": "b:Good"}})
+        assert b"1.0 b:Good" == await ask(app)
+
+
 async def test_a_new_entry_that_cannot_be_loaded(autojump_clock):
     """It is FAILED and seen, as at a start; another text mends it."""
     async with serving({"m": {}}) as app:
@@ -448,6 +460,27 @@ async def test_a_registration_under_way(autojump_clock, handler):
         assert [(True, RowState.REGISTERED)] == [(row.is_config, row.state) for row in (await rows(app)).values()]
 
 
+async def test_a_registration_that_begins_as_its_entry_comes(autojump_clock, monkeypatch):
+    """An entry that cannot be loaded waits for the API's registration from its first moment on: that stays."""
+    async with serving({}) as app:
+        carry_out = app.server.supervisor.carry_out
+
+        async def slowly(message):
+            reply = await carry_out(message)
+            await trio.sleep(1)
+            return reply
+
+        monkeypatch.setattr(app.server.supervisor, "carry_out", slowly)
+        own = ModelSpec("m", "1.0", "api:Own", Path("/"))
+        answer = app.server.registrar.ask(Spawn(own, unregister_on_failure=True))
+        await trio.sleep(0.5)
+        assert {"m/1.0": State.LOADING} == running(app)
+        await reload(app, {"m": {"handler": "b:Bad"}})
+        assert answer.done.is_set
+        assert b"1.0 api:Own" == await ask(app)
+        await agree(app, parsed({"m": {"handler": "b:Bad"}}))
+
+
 async def test_a_rollout_that_config_does_not_ask_for(autojump_clock):
     """Replace by the registrar alone: the row is the API's and says what runs, before and after, failed or not."""
     async with serving({"m": {}}) as app:
@@ -677,18 +710,19 @@ def test_a_call_that_is_cancelled_is_done_or_not_done(drawn):
 KEYS = ("m", "n", "m-2", "m-3")
 
 
-models_drawn = st.dictionaries(
-    st.sampled_from(KEYS),
-    st.tuples(
-        st.sampled_from(("a:A", "b:B")),
+def models_drawn(*handlers):
+    one = st.tuples(
+        st.sampled_from(handlers),
         st.sampled_from(("1.0", "2.0", "3.0")),
         st.integers(0, 2),
         st.integers(7, 8),
         st.booleans(),
-    ),
-)
+    )
+    return st.dictionaries(st.sampled_from(KEYS), one)
+
+
 changes = st.one_of(
-    st.tuples(st.just("reload"), models_drawn),
+    st.tuples(st.just("reload"), models_drawn("a:A", "b:B", "c:Bad")),
     st.tuples(
         st.sampled_from(("spawn", "wait", "stop", "scale", "default")),
         st.tuples(st.sampled_from("mn"), st.sampled_from(("1.0", "2.0", "3.0")), st.integers(0, 3)),
@@ -714,7 +748,7 @@ def as_config(drawn):
 @settings(
     deadline=None, max_examples=60, phases=[Phase.generate]
 )  # a failure is short enough to read, and slow to shrink
-@given(st.lists(changes, max_size=15), models_drawn)
+@given(st.lists(changes, max_size=15), models_drawn("a:A", "b:B"))
 def test_reloads_and_the_api_at_once(drawn, last):
     """Any changes of the API and any reloads at the same time: once they are over and the file is reloaded once more,
     what runs is what a restart would bring back, and another reload asks for nothing.
