@@ -4,6 +4,7 @@
 
 import hashlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -460,8 +461,11 @@ async def test_a_registration_under_way(autojump_clock, handler):
         assert [(True, RowState.REGISTERED)] == [(row.is_config, row.state) for row in (await rows(app)).values()]
 
 
-async def test_a_registration_that_begins_as_its_entry_comes(autojump_clock, monkeypatch):
-    """An entry that cannot be loaded waits for the API's registration from its first moment on: that stays."""
+@pytest.mark.parametrize("handler", ["b:Bad", "b:B"])
+async def test_a_registration_that_begins_as_its_entry_comes(autojump_clock, monkeypatch, handler):
+    """An entry waits for the API's registration from its first moment on: if it cannot be loaded, that stays; its
+    version is the default that it was.
+    """
     async with serving({}) as app:
         carry_out = app.server.supervisor.carry_out
 
@@ -475,10 +479,12 @@ async def test_a_registration_that_begins_as_its_entry_comes(autojump_clock, mon
         answer = app.server.registrar.ask(Spawn(own, unregister_on_failure=True))
         await trio.sleep(0.5)
         assert {"m/1.0": State.LOADING} == running(app)
-        await reload(app, {"m": {"handler": "b:Bad"}})
+        second = app.server.registrar.ask(Spawn(replace(own, version="2.0"), unregister_on_failure=True))
+        await reload(app, {"m": {"handler": handler}})
+        await second.done.wait()
         assert answer.done.is_set
-        assert b"1.0 api:Own" == await ask(app)
-        await agree(app, parsed({"m": {"handler": "b:Bad"}}))
+        assert (b"1.0 b:B" if handler == "b:B" else b"1.0 api:Own") == await ask(app)
+        await agree(app, parsed({"m": {"handler": handler}}))
 
 
 async def test_a_rollout_that_config_does_not_ask_for(autojump_clock):
