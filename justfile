@@ -64,3 +64,7 @@ chaos *args:
 # ask a real TorchServe 0.12.0 and us the same, and compare; needs Java (Debian: openjdk-17-jre-headless)
 diff-torchserve *args="--live":
     {{ python }} tests/diff_torchserve/run.py {{ args }}
+
+# ask a real Ray Serve 2.60.0 and us the same, and compare
+diff-ray *args="--live":
+    {{ python }} tests/diff_ray/run_ray.py {{ args }}

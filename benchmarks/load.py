@@ -32,11 +32,12 @@ class Job:
     answer_octets: int  # of one call's messages in all, their 5-octet prefixes included; 0: do not check
     messages: int = 1  # how often a call sends the body
     others: tuple[bytes, ...] = ()  # bodies that take turns with the first; such a load is always driver.py's
+    service: str = INFERENCE
 
     @property
     def path(self) -> str:
         """The path of the method."""
-        return f"{INFERENCE}/{self.method}"
+        return f"{self.service}/{self.method}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import load
 import models
 import open_calls
 import payloads
+import ray_serve
 import replicas
 import slow_readers
 import transport
@@ -33,8 +34,11 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "generation": lambda o: generation.run(rounds=min(o.rounds, 3)),
     "replicas": lambda _: replicas.run(),
     "payloads": lambda o: payloads.run(rounds=o.rounds),
+    "ray": lambda o: ray_serve.run(rounds=min(o.rounds, 5), seconds=4 * o.seconds),
     "slow_readers": lambda o: slow_readers.run(rounds=o.rounds, seconds=2 * o.seconds),
 }
+ASKED_FOR = ("ray",)
+"""Parts that install something, and are run only by name."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,7 +63,7 @@ def main() -> None:
     load_by = "h2load" if load.H2LOAD else "benchmarks/driver.py (h2load is not installed)"
     print(f"{time.strftime('%Y-%m-%d')}; {machine()}; load by {load_by}")
     for name, part in PARTS.items():
-        if not options.only or name in options.only:
+        if name in options.only if options.only else name not in ASKED_FOR:
             part(options)
 
 

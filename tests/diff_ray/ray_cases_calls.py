@@ -1,0 +1,337 @@
+"""Cases of one call to one application: routing, metadata, context, failures, shapes, sizes. Data only."""
+
+from __future__ import annotations
+
+from ray_steps import Scenario, Step, chat, given, many, one, seen, stream, told
+
+HEALTH = "/ray.serve.RayServeAPIService/Healthz"
+LIST = "/ray.serve.RayServeAPIService/ListApplications"
+REFLECTED = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+CODES = [
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "OK",
+]
+KINDS = [
+    "ValueError",
+    "Bare",
+    "KeyError",
+    "TypeError",
+    "OSError",
+    "NotImplementedError",
+    "AssertionError",
+    "MemoryError",
+    "RecursionError",
+    "StopIteration",
+    "StopAsyncIteration",
+    "GeneratorExit",
+    "TimeoutError",
+    "CancelledError",
+    "OwnError",
+    "TwoArgumentsError",
+    "LockedError",
+    "SilentError",
+    "BaseError",
+    "Group",
+    "Caused",
+    "Lines",
+    "Umlaut",
+    "Long",
+]
+WORDS = (("words", "words"),)
+
+
+def _own(name: str, path: str) -> Step:
+    return Step(name, path, raw=b"")
+
+
+def _app(*names: str) -> dict[str, tuple[tuple[str, str | bytes], ...]]:
+    return given(*(("application", name) for name in names))
+
+
+STATES = Scenario(
+    "states",
+    (),
+    (
+        _own("healthz before the first", HEALTH),
+        _own("list before the first", LIST),
+        one("call before the first"),
+        one("named call before the first", **_app("words")),
+        told("run words", "run", name="words", app="words"),
+        _own("healthz with one", HEALTH),
+        _own("list with one", LIST),
+        told("status with one", "status"),
+        told("run other", "run", name="other", app="other"),
+        _own("list with two", LIST),
+        told("status with two", "status"),
+        told("delete words", "delete", name="words"),
+        _own("list after one left", LIST),
+        one("call to the one left", **_app("words")),
+        told("delete other", "delete", name="other"),
+        _own("healthz after the last", HEALTH),
+        _own("list after the last", LIST),
+        one("call after the last"),
+        one("named call after the last", **_app("words")),
+        told("status after the last", "status"),
+    ),
+)
+ONE = Scenario(
+    "one application",
+    WORDS,
+    (
+        one("none named"),
+        one("its name", **_app("words")),
+        one("another name", **_app("nobody")),
+        one("empty name", **_app("")),
+        one("twice", **_app("nobody", "words")),
+        one("twice, wrong last", **_app("words", "nobody")),
+        one("other case", **_app("WORDS")),
+        one("call", rpc="Main/__call__"),
+        one("bare", rpc="Main/Bare"),
+        one("other service", rpc="Second/Unary"),
+        one("method in another case", rpc="Main/bare"),
+        one("method that it lacks", rpc="Main/Lacking"),
+        stream("streaming method that it lacks", "say a", rpc="Main/LackingStream"),
+        many("client-streaming method that it lacks", "say a", rpc="Main/LackingCollect"),
+        chat("bidi method that it lacks", "say a", rpc="Main/LackingChat", lockstep=False),
+        one("method that only another has", rpc="Second/OnlySecond"),
+        one("method outside the schema", rpc="Main/Nothing"),
+        one("method in lower case outside the schema", rpc="Main/unary"),
+        one("unregistered service", rpc="Absent/Unary"),
+        one("unknown service", rpc="/nobody.Service/Unary"),
+        _own("unknown method of Ray's service", "/ray.serve.RayServeAPIService/Unary"),
+        Step("grpc.health.v1", "/grpc.health.v1.Health/Check", raw=b""),
+        _own("healthz with metadata", HEALTH),
+    ),
+)
+TWO = Scenario(
+    "two applications",
+    (("words", "words"), ("other", "other")),
+    (
+        one("none named"),
+        one("the first", **_app("words")),
+        one("the second", **_app("other")),
+        one("unknown", **_app("nobody")),
+        one("empty", **_app("")),
+        one("twice", **_app("words", "other")),
+        one("twice, unknown last", **_app("words", "nobody")),
+        one("other case", **_app("Words")),
+        one("with a space", **_app(" words")),
+        one("method that the second lacks", rpc="Main/Bare", **_app("other")),
+        one("method that the first lacks", rpc="Second/OnlySecond", **_app("words")),
+        one("method of the second", rpc="Second/OnlySecond", **_app("other")),
+        stream("stream without a name", "say a"),
+        stream("stream with a name", "say a;say b", **_app("words")),
+        stream("stream, unknown", "say a", **_app("nobody")),
+        many("messages, unknown", "say a", **_app("nobody")),
+        chat("conversation, unknown", "say a", lockstep=False, **_app("nobody")),
+        one("unknown with an id", metadata=(("application", "nobody"), ("request_id", "mine"))),
+    ),
+)
+FUNCTION = Scenario(
+    "a function",
+    (("function", "function"),),
+    (
+        one("call", rpc="Main/__call__"),
+        one("another method", rpc="Main/Unary"),
+        stream("a stream", "say a"),
+    ),
+)
+METADATA = Scenario(
+    "metadata",
+    WORDS,
+    (
+        one("request id", **given(("request_id", "mine"))),
+        one("request id told", "tell request_id", **given(("request_id", "mine"))),
+        one("no request id told", "tell request_id"),
+        one("empty request id", "tell request_id", **given(("request_id", ""))),
+        one("two request ids", "tell request_id", **given(("request_id", "one"), ("request_id", "two"))),
+        one("x-request-id", "tell request_id", **given(("x-request-id", "mine"))),
+        stream("request id of a stream", "say a;say b", **given(("request_id", "mine"))),
+        stream("request id of a stream without items", "mark x", **given(("request_id", "mine"))),
+        many("request id of messages", "say a", **given(("request_id", "mine"))),
+        chat("request id of a conversation", "say a", **given(("request_id", "mine"))),
+        one("request id with a code", "code ABORTED", **given(("request_id", "mine"))),
+        one("request id with an exception", "raise ValueError broken", **given(("request_id", "mine"))),
+        one("request id without a method", rpc="Main/Lacking", **given(("request_id", "mine"))),
+        stream("request id of a stream that fails", "say a;raise ValueError x", **given(("request_id", "mine"))),
+        stream("request id of a stream that fails at once", "raise ValueError x", **given(("request_id", "mine"))),
+        one("application told", "tell application"),
+        one("application told with a name", "tell application", **_app("words")),
+        one("application told with another name", "tell application", **_app("nobody")),
+        one("model told", "tell multiplexed_model_id;tell model", **given(("multiplexed_model_id", "m1"))),
+        one("no model told", "tell multiplexed_model_id;tell model"),
+        one("session id", "tell metadata", **given(("session_id", "s1"))),
+        one("traceparent", "tell traceparent;tell tracestate", **given(("traceparent", TRACE), ("tracestate", "a=b"))),
+        one("no traceparent", "tell traceparent;tell tracestate"),
+        one("metadata told", "tell metadata", **given(("key", "value"), ("key", "again"), ("x-bin", b"\x00\xff"))),
+        one("empty value", "tell metadata", **given(("key", ""))),
+        one("long value", "tell metadata", **given(("key", "v" * 4000))),
+        stream("metadata of a stream", "tell metadata", **given(("key", "value"))),
+        many("metadata of messages", "tell metadata", **given(("key", "value"))),
+        chat("metadata of a conversation", "tell metadata", **given(("key", "value"))),
+    ),
+)
+CONTEXT = Scenario(
+    "context",
+    WORDS,
+    (
+        *(
+            one(what, f"tell {what}")
+            for what in ["names", "types", "kind", "peer", "auth", "replica", "code", "details"]
+        ),
+        one("trailing_metadata", "tell trailing_metadata"),
+        one("peer_identities", "tell peer_identities;tell peer_identity_key"),
+        one("what was set", "code ABORTED;details no;trailers a b;tell code;tell details;tell trailing_metadata"),
+        one("trailers", "trailers a 1 b 2"),
+        one("trailers replaced", "trailers a 1 b 2;trailers c 3"),
+        one("a key twice", "trailers a 1 a 2"),
+        one("binary trailers", "trailers a-bin hello"),
+        one("request id as trailer", "trailers request_id theirs"),
+        one("request id as trailer with an id", "trailers request_id theirs", **given(("request_id", "mine"))),
+        one("upper-case trailers", "trailers Key 1"),
+        one("reserved trailers", "trailers grpc-status 5"),
+        one("trailers with a code", "trailers a 1;code NOT_FOUND;details no"),
+        one("trailers before an exception", "trailers a 1;raise ValueError broken"),
+        one("trailers with a code before an exception", "trailers a 1;code ABORTED;raise ValueError broken"),
+        stream("trailers of a stream", "say a;trailers a 1;say b"),
+        stream("trailers of a stream without items", "trailers a 1"),
+        many("trailers of messages", "say a;trailers a 1", "say b"),
+        chat("trailers of a conversation", "say a;trailers a 1", "say b"),
+        one("gzip", "compression Gzip;say " + "x" * 500),
+        one("details alone", "details no;say a"),
+        one("details with OK", "code OK;details fine;say a"),
+        one("details before an exception", "details no;raise ValueError broken"),
+        one("umlaut in details", "code ABORTED;details Überlauf 100%"),
+        one("two codes", "code ABORTED;code NOT_FOUND;details a;details b"),
+        stream("code of a stream", "say a;code ABORTED;details no;say b"),
+        stream("code of a stream without items", "code ABORTED;details no"),
+        many("code of messages", "say a;code ABORTED;details no", "say b"),
+        chat("code of a conversation", "say a;code ABORTED;details no", "say b"),
+    ),
+)
+SET_CODES = Scenario(
+    "codes",
+    WORDS,
+    (
+        *(one(code, f"code {code};details because;say a") for code in CODES),
+        *(one(f"{code} and raise", f"code {code};raise ValueError broken") for code in CODES),
+        one("code, details and raise", "code ABORTED;details because;raise ValueError broken"),
+        one("code without details", "code ABORTED"),
+        stream("code of a stream and raise", "say a;code ABORTED;details because;raise ValueError broken"),
+        many("code of messages and raise", "say a;code ABORTED;raise ValueError broken"),
+        chat("code of a conversation and raise", "say a", "code ABORTED;raise ValueError broken"),
+    ),
+)
+FAILURES = Scenario(
+    "failures",
+    WORDS,
+    (
+        *(one(kind, f"raise {kind} broken") for kind in KINDS),
+        one("plain ValueError", "raise ValueError broken", rpc="Main/Plain"),
+        one("plain StopIteration", "raise StopIteration broken", rpc="Main/Plain"),
+        one("plain", "say a;say b", rpc="Main/Plain"),
+        stream("at once", "raise ValueError broken"),
+        stream("after two", "say a;say b;raise KeyError broken"),
+        stream("plain after two", "say a;say b;raise KeyError broken", rpc="Main/PlainStream"),
+        stream("StopAsyncIteration in a stream", "say a;raise StopAsyncIteration broken"),
+        many("of messages", "say a", "raise ValueError broken", "say b"),
+        chat("of a conversation", "say a", "raise ValueError broken", "say b"),
+        one("with a code and many lines", "code ABORTED;raise Lines broken"),
+        one("with a code and an umlaut", "code ABORTED;raise Umlaut broken"),
+        one("with a code and a long text", "code ABORTED;raise Long broken"),
+        one("with a code and no text", "code ABORTED;raise Bare"),
+        one("with a code and CancelledError", "code ABORTED;raise CancelledError broken"),
+        one("with a code and TimeoutError", "code ABORTED;raise TimeoutError broken"),
+        one("after them", "say well"),
+    ),
+)
+SHAPES = Scenario(
+    "shapes",
+    WORDS,
+    (
+        *(
+            one(shape, shape, rpc="Main/Shape")
+            for shape in ["none", "text", "bytes", "dict", "number", "list", "other", "class"]
+        ),
+        *(stream(f"{shape} in a stream", shape, rpc="Main/ShapeStream") for shape in ["none", "text", "other"]),
+        one("generator under a unary rpc", rpc="Main/Generates"),
+        stream("plain answer under a streaming rpc", "a", rpc="Main/Returns"),
+        many("plain def under a client-streaming rpc", "say a", rpc="Main/PlainCollect"),
+        one("no parameter", rpc="Main/NoParameter"),
+        one("two parameters", rpc="Main/TwoParameters"),
+        Step("bytes that are no message", raw=b"\xff\xff\xff\xff"),
+        Step("bytes that are no message, stream", "Main/Stream", raw=b"\xff\xff\xff\xff"),
+        Step("bytes that are no message, messages", "Main/Collect", raw=b"\xff\xff\xff\xff"),
+        Step("bytes that are no message, conversation", "Main/Chat", raw=b"\xff\xff\xff\xff"),
+        Step("bytes that are no message of a call without an application", "Main/Unary", raw=b"\xff", **_app("nobody")),
+        Step("empty message", "Main/Bare", raw=b""),
+        Step("unknown fields", "Main/Bare", raw=b"\x0a\x01a\xa2\x06\x03abc"),
+        *(one(f"{size} bytes", "say a", sizes=(size,)) for size in (0, 100_000, 1_000_000, 5_000_000, 20_000_000)),
+        stream("1,000,000 bytes three times", "say a;say b;say c", sizes=(1_000_000,)),
+        many("1,000,000 bytes sent three times", "say a", "say b", "say c", sizes=(1_000_000,) * 3),
+    ),
+)
+STREAMS = Scenario(
+    "streams",
+    WORDS,
+    (
+        stream("none", "mark x"),
+        stream("one", "say a"),
+        stream("three", "say a;say b;say c"),
+        stream("hundred", ";".join(f"say {n}" for n in range(100))),
+        stream("plain", "say a;say b", rpc="Main/PlainStream"),
+        stream("empty texts", "say ;say "),
+        many("no message at all"),
+        many("one message", "say a"),
+        many("three messages", "say a", "say b", "say c"),
+        many("hundred messages", *(f"say {n}" for n in range(100))),
+        chat("no message", lockstep=False),
+        chat("one message of a conversation", "say a"),
+        chat("in lockstep", "say a", "say b", "say c"),
+        chat("at once", "say a", "say b", "say c", lockstep=False),
+        chat("two answers each", "say a;say b", "say c;say d", lockstep=False),
+        chat("hundred at once", *(f"say {n}" for n in range(100)), lockstep=False),
+        seen("what is seen"),
+    ),
+    fresh=True,
+)
+REFLECTION = Scenario(
+    "reflection",
+    WORDS,
+    (
+        Step("v1 listing", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", ("",), raw=b"\x3a\x00"),
+        Step("v1alpha listing", REFLECTED, ("",), raw=b"\x3a\x00"),
+        Step("v1alpha symbol", REFLECTED, ("",), raw=b"\x22\x0cdiffray.Main"),
+        Step("v1alpha unknown symbol", REFLECTED, ("",), raw=b"\x22\x06nobody"),
+        Step("v1alpha unknown file", REFLECTED, ("",), raw=b"\x1a\x06nobody"),
+    ),
+)
+SCENARIOS = (
+    STATES,
+    ONE,
+    METADATA,
+    CONTEXT,
+    SET_CODES,
+    FAILURES,
+    SHAPES,
+    REFLECTION,
+    STREAMS,
+    TWO,
+    FUNCTION,
+)
