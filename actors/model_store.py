@@ -29,7 +29,7 @@ from actorserve.errors import BadInput, ConfigError, LoadFailed, NoSuchModel, Un
 log = structlog.get_logger("actorserve.model_store")
 FILE = "model.toml"
 MOST_FILE_BYTES = 1 << 20
-FOR_OPERATORS = ("isolation", "pass_env")
+FOR_OPERATORS = ("isolation", "pass_env", "default")
 """Keys that only the config file may set: what a folder says of itself cannot open the server to it."""
 
 
@@ -79,6 +79,7 @@ def read_folder(path: Path, default_name: str | None = None) -> Folder:
             content = config.read_toml(path / FILE)
         except ConfigError as error:
             raise ConfigError("source", error.text) from None
+    # RegisterModel's, where the call names none; an entry of the config file is called as that file says
     name = content.pop("name", path.name if default_name is None else default_name)
     if not isinstance(name, str):
         raise ConfigError("name", f"{name!r} in {path / FILE} is not text")

@@ -9,6 +9,7 @@ start (`begin`), by registry_rules.py. What must not live here: SQL (registry.py
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import trio
 from actorserve.actors import registry as jobs
 from actorserve.actors.messages import ModelSpec, Replace, Scale, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry
-from actorserve.actors.registry_rules import Entry, Row, RowState, read_spec, to_spawn, write_spec
+from actorserve.actors.registry_rules import Entry, Row, RowState, read_spec, to_spawn, without_text, write_spec
 from actorserve.actors.reply import Reply, fail_quietly
 from actorserve.actors.supervisor import Change, Supervisor
 from actorserve.errors import ActorserveError, NoSuchModel, Overloaded
@@ -39,9 +40,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A change that config.toml asks for. `text`: that of its entry; None where it has no entry any more."""
+    """A change that config.toml asks for. `text`: that of its entry; None where it has no entry any more.
+
+    `entry`: the entry's key, where that is not the model's name.
+    """
 
     text: str | None
+    entry: str = ""
 
 
 class Turn:
@@ -114,6 +119,16 @@ class Registrar:
             with suppress(ActorserveError):
                 await done.wait()
 
+    async def say(self, name: str, job: Callable[[sqlite3.Connection], str | None]) -> None:
+        """Write what the file says of a model, in its turn; the version that `job` gives is its default from then on.
+
+        StateFailed: nothing was changed.
+        """
+        async with self._turn(name, self._queue(name)):
+            default = await self._registry.run(job)
+            if default is not None:
+                await (await self._supervisor.carry_out(SetDefault(name, default))).wait()
+
     async def _carry_out(self, asked: Asked, answer: Answer) -> None:
         try:
             await self._change(asked, answer)
@@ -134,9 +149,9 @@ class Registrar:
         try:
             async with self._turn(name, asked.turn):
                 version = self._supervisor.check(message)
-                intent, reply = await self._begin(asked, version)
-                if asked.is_undone_on_failure:
+                if asked.is_undone_on_failure:  # before anybody can see that it is there
                     self._waited_for[name, version] = answer.done
+                intent, reply = await self._begin(asked, version)
         except ActorserveError:
             if isinstance(message, Spawn | Replace):
                 await self._on_refused(message.model)
@@ -275,12 +290,14 @@ def _intended(message: Change, said: Said | None, row: Row | None) -> Row:
     """The row that says what is to be."""
     if isinstance(message, Spawn | Replace) and said is not None:
         lives = row is not None and row.state is RowState.REGISTERED
-        return Row(row.id if row and lives else 0, message.model.name, message.model.version, text=said.text)
+        row = row if row is not None and lives else Row(0, message.model.name, message.model.version)
+        return replace(row, spec=None, text=said.text, workers=None, entry=said.entry)
     if isinstance(message, Spawn):
         spec = message.model
         # nobody is told of one that is waited for until it is READY; of the others they are now
         state = RowState.PENDING if message.unregister_on_failure else RowState.REGISTERED
-        return Row(0, spec.name, spec.version, state, write_spec(spec), row.text if row else None)
+        row = Row(0, spec.name, spec.version) if row is None else row
+        return replace(row, id=0, state=state, spec=write_spec(spec), workers=None)
     if isinstance(message, Replace):
         if row is None:
             raise NoSuchModel(message.model.name, message.model.version)
@@ -291,6 +308,6 @@ def _intended(message: Change, said: Said | None, row: Row | None) -> Row:
         case Scale(workers_min=least, workers_max=most):
             return replace(row, workers=(least, most))
         case Stop():
-            return replace(row, state=RowState.LEAVING, text=row.text if said is None else said.text)
+            return replace(row if said is None else without_text(row), state=RowState.LEAVING)
         case SetDefault():
             return row

@@ -17,23 +17,36 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
-from actorserve.actors.registry_rules import Entry, Plan, Row, RowState, moved_defaults, plan
+from actorserve.actors.registry_rules import (
+    LIVE,
+    Entry,
+    Plan,
+    Row,
+    RowState,
+    default_of,
+    moved_defaults,
+    newly_said,
+    plan,
+)
 from actorserve.errors import StartFailed, StateFailed
 
 T = TypeVar("T")
-VERSION = 1
+VERSION = 2
 FILE, LOCK = "registry.sqlite", "lock"
 TABLES = """
 CREATE TABLE IF NOT EXISTS models (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL,
-    spec TEXT, text TEXT, workers_min INTEGER, workers_max INTEGER, UNIQUE (name, version)
+    spec TEXT, text TEXT, workers_min INTEGER, workers_max INTEGER,
+    entry TEXT NOT NULL DEFAULT '', is_default INTEGER NOT NULL DEFAULT 0, UNIQUE (name, version)
 );
 CREATE TABLE IF NOT EXISTS defaults (name TEXT PRIMARY KEY, version TEXT NOT NULL);
 """
+SINCE_2 = {"entry": "TEXT NOT NULL DEFAULT ''", "is_default": "INTEGER NOT NULL DEFAULT 0"}
+"""Columns that format 1 had not: it had one version of a model in the file, by the model's name."""
 
 
 class Registry:
@@ -173,6 +186,9 @@ def _connect(where: str) -> sqlite3.Connection:
         if version > VERSION:
             raise StartFailed(f"server.state_dir: {where} was written by a newer release (format {version})")
         connection.executescript(TABLES)
+        known = {column for _, column, *_ in connection.execute("PRAGMA table_info(models)")}
+        for column in (column for column in SINCE_2 if column not in known):
+            connection.execute(f"ALTER TABLE models ADD COLUMN {column} {SINCE_2[column]}")
         connection.execute(f"PRAGMA user_version={VERSION}")
     except BaseException:
         connection.close()
@@ -187,9 +203,13 @@ def rows_of(connection: sqlite3.Connection, name: str | None = None) -> list[Row
     """All rows, or those of one model, in the order of their registration."""
     found = connection.execute("SELECT * FROM models WHERE ? IS NULL OR name = ? ORDER BY id", (name, name))
     return [
-        Row(number, name_, version, RowState(state), spec, text, None if least is None else (least, most))
-        for number, name_, version, state, spec, text, least, most in found
+        Row(number, name_, version, RowState(state), spec, text, None if least is None else (least, most), *said)
+        for number, name_, version, state, spec, text, least, most, *said in map(_with_bool, found)
     ]
+
+
+def _with_bool(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return *row[:-1], bool(row[-1])
 
 
 def defaults_of(connection: sqlite3.Connection) -> dict[str, str]:
@@ -200,8 +220,12 @@ def defaults_of(connection: sqlite3.Connection) -> dict[str, str]:
 def write(connection: sqlite3.Connection, row: Row) -> int:
     """Write a row, in place of what has its id or its name and version; its id. An id of 0 gets a new one."""
     found = connection.execute(
-        "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        (row.id or None, row.name, row.version, row.state.value, row.spec, row.text, *(row.workers or (None, None))),
+        "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            *(row.id or None, row.name, row.version, row.state.value, row.spec, row.text),
+            *(row.workers or (None, None)),
+            *(row.entry, row.is_default),
+        ),
     ).fetchall()  # the insertion is over when the last row is read
     return int(found[0][0])
 
@@ -220,13 +244,26 @@ def set_default(connection: sqlite3.Connection, name: str, version: str) -> None
     connection.execute("INSERT OR REPLACE INTO defaults VALUES (?, ?)", (name, version))
 
 
+def forget_choice(connection: sqlite3.Connection, name: str, version: str) -> None:
+    """Have the file's word count again, where it is of a version that is there."""
+    connection.execute(
+        "DELETE FROM defaults WHERE name = ? AND EXISTS (SELECT 1 FROM models WHERE models.name = defaults.name"
+        " AND models.version = ? AND state IN ('pending', 'registered'))",
+        (name, version),
+    )
+
+
 def start(connection: sqlite3.Connection, entries: Mapping[str, Entry]) -> tuple[Plan, list[Row], dict[str, str]]:
     """Decide and write what a start makes of the rows; then the rows as they are, and the chosen versions."""
     rows = rows_of(connection)
     planned = plan(rows, entries)
+    moved = moved_defaults(rows, planned, defaults_of(connection))
     for row in planned.write:
         write(connection, row)
-    for name, version in moved_defaults(rows, planned, defaults_of(connection)).items():
+    for name, version in newly_said(rows, planned).items():
+        moved.pop(name, None)
+        forget_choice(connection, name, version)
+    for name, version in moved.items():
         set_default(connection, name, version)
     delete(connection, planned.delete)
     return planned, rows_of(connection), defaults_of(connection)
@@ -262,14 +299,18 @@ def intend(
     number = write(connection, after)
     if choose:
         set_default(connection, name, version)
+    elif after.is_default and (current := _default_beside(before, version, chosen)) is not None:
+        set_default(connection, name, current)
     delete(connection, ())
     return Intent(number, replace(after, id=number), before, chosen)
 
 
-def forget(connection: sqlite3.Connection, name: str, version: str) -> None:
-    """Write that a version has no entry in config.toml any more; one that was away because of the API goes."""
-    connection.execute("UPDATE models SET text = NULL WHERE name = ? AND version = ?", (name, version))
-    connection.execute("DELETE FROM models WHERE name = ? AND version = ? AND state = 'removed'", (name, version))
+def _default_beside(before: Iterable[Row], version: str, chosen: str | None) -> str | None:
+    """The default of a model beside a version that was not there; None where it was. The API's registering it in its
+    entry's place does not make it the default.
+    """
+    live = [row for row in before if row.state in LIVE]
+    return None if any(row.version == version for row in live) else default_of(live, chosen, LIVE)
 
 
 def take_back(connection: sqlite3.Connection, number: int, before: Row | None) -> None:
@@ -282,8 +323,10 @@ def take_back(connection: sqlite3.Connection, number: int, before: Row | None) -
         return
     if before is None:
         delete(connection, [number])
-    else:
-        write(connection, replace(before, workers=row.workers or before.workers))
+        return
+    if before.text is not None:  # a later file may have said more of it
+        before = replace(before, entry=row.entry, is_default=row.is_default)
+    write(connection, replace(before, workers=row.workers or before.workers))
 
 
 def settle(connection: sqlite3.Connection, number: int, state: RowState) -> None:

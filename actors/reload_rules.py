@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from actorserve.actors.registry_rules import Entry, Row, RowState, plan
+from actorserve.actors.registry_rules import LIVE, Entry, Row, newly_said, plan, replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,15 @@ class Apply:
     """Have an entry's model as it says. `is_new`: its version is not registered yet; else it is rolled out anew.
 
     `replaces`: the versions that the entry had before, which go once this one is READY; more than one where the
-    change before this one is still under way.
+    change before this one is still under way. `called`: the entry's key, where that is not the model's name. `mark`:
+    what the file says of the default, once it is READY.
     """
 
     entry: Entry
     is_new: bool
     replaces: tuple[str, ...] = ()
+    called: str = ""
+    mark: Mark | None = None
 
     @property
     def name(self) -> str:
@@ -33,6 +36,28 @@ class Apply:
     def model(self) -> str:
         """`name/version`."""
         return self.entry.spec.key
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A version's entry is called otherwise (`row`), or what the file says of the model's default is different.
+
+    `says`, `counts`: see registry_said.mark.
+    """
+
+    row: Row
+    says: bool | None
+    counts: bool
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.row.name
+
+    @property
+    def model(self) -> str:
+        """`name/version`."""
+        return f"{self.row.name}/{self.row.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,33 +103,49 @@ class Forget:
         return f"{self.name}/{self.version}"
 
 
-Step = Apply | Remove | Retire | Forget
-LIVE = (RowState.REGISTERED, RowState.PENDING)
+Step = Apply | Mark | Remove | Retire | Forget
 
 
 def steps(rows: Iterable[Row], entries: Mapping[str, Entry]) -> list[Step]:
-    """What to do, from the rows as they are and all of config.toml's entries by model name. Their order is free."""
+    """What to do, from the rows as they are and all of config.toml's entries by their keys. Their order is free."""
     rows = list(rows)
     before = {(row.name, row.version): row for row in rows}
     planned = plan(rows, entries, running=True)
     going = [row for row in rows if row.id in planned.delete]
-    leaving: dict[str, tuple[str, ...]] = {}
-    for row in going:
-        if row.state in LIVE:
-            leaving[row.name] = (*leaving.get(row.name, ()), row.version)
+    old, newly = replaced(rows, planned), newly_said(rows, planned)
+    said = {entry.spec.name for entry in entries.values() if entry.is_default}
     found: list[Step] = []
     for row in planned.write:
         known = before.get((row.name, row.version))
+        lost = known is not None and known.is_default and row.name not in said
+        says = True if row.is_default else False if lost else None
+        mark = Mark(row, says, counts=newly.get(row.name) == row.version)
         if row.text is None:
             found.append(Forget(row.name, row.version))
-        else:
+        elif known is None or known.text != row.text:
             is_new = known is None or known.state not in LIVE
-            found.append(Apply(entries[row.name], is_new, leaving.pop(row.name, ())))
-    for name, versions in leaving.items():
-        heir = before.get((name, entries[name].spec.version)) if name in entries else None
-        if heir is not None and heir.state in LIVE:
-            found.append(Retire(name, heir.version, versions))
-        else:
-            found += [Remove(name, version) for version in versions]
-    found += [Forget(row.name, row.version) for row in going if row.state not in LIVE]
+            replaces = old.get((row.name, row.version), ())
+            found.append(Apply(entries[row.said_by], is_new, replaces, row.entry, None if says is None else mark))
+        elif says is not None or known.entry != row.entry:
+            found.append(mark)
+    goes_later = {(name, version) for (name, _), versions in old.items() for version in versions}
+    found += _leaving([row for row in going if (row.name, row.version) not in goes_later], before, entries)
     return found
+
+
+def _leaving(
+    going: Iterable[Row], before: Mapping[tuple[str, str], Row], entries: Mapping[str, Entry]
+) -> Iterable[Step]:
+    """The steps of rows that go, where nothing that is applied now takes their place."""
+    retired: dict[tuple[str, str], tuple[str, ...]] = {}
+    for row in going:
+        entry = entries.get(row.said_by)
+        heir = before.get((row.name, entry.spec.version)) if entry and entry.spec.name == row.name else None
+        if row.state not in LIVE:
+            yield Forget(row.name, row.version)
+        elif heir is not None and heir.state in LIVE:
+            retired[row.name, heir.version] = (*retired.get((row.name, heir.version), ()), row.version)
+        else:
+            yield Remove(row.name, row.version)
+    for (name, heir_version), versions in retired.items():
+        yield Retire(name, heir_version, versions)

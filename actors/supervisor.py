@@ -386,11 +386,11 @@ class Supervisor:
             rollout.children[child.spec.index] = child
             self._start_soon(self._run_child, model, child)
         log.info("rollout begun", model=spec.key, handler=spec.handler, workers=len(rollout.children))
-        if model.alive:
+        if model.alive or rollout.children:
             model.refresh()
             self._on_change()
             self._start_soon(self._roll_out, model, rollout, reply)
-        else:  # nothing is there that could go on: as if it were registered anew
+        else:  # no worker is there, nor asked for
             children = list(rollout.children.values())
             self._take_over(model, rollout)
             self._start_soon(self._answer_when_ready, model, children, reply, False)
@@ -399,7 +399,7 @@ class Supervisor:
         try:
             await rollout.wait_ready()
         except ActorserveError as error:
-            log.warning("rollout failed, the old workers go on", model=rollout.spec.key, why=str(error))
+            log.warning("rollout failed, what was there goes on", model=rollout.spec.key, why=str(error))
             if model.rollout is rollout:
                 model.rollout_failure = str(error)
                 model.drop_rollout(error)

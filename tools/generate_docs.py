@@ -65,7 +65,24 @@ MODEL_TOML = """
 ## A model's folder
 
 Where `source` names a folder, and for every folder of the model store, a `model.toml` inside it may hold the keys of
-`[models.NAME]` (all but `source`), and `name`. What config.toml, or RegisterModel, says wins over it.
+`[models.NAME]`, all but `source`, `default`, `isolation` and `pass_env`. Its `name` is what RegisterModel calls the
+model where the call names none; an entry of config.toml is called as that file says. For the other keys, what
+config.toml or RegisterModel says wins over it.
+
+## Several versions of one model
+
+```toml
+[models.densenet]
+source = "densenet-1"
+
+[models.densenet-2]
+name = "densenet"
+version = "2.0"
+source = "densenet-2"
+```
+
+Calls without a version get the default: here 1.0, the first entry's, or that of the entry that says `default = true`.
+[state.md](state.md) says what becomes of it when SetDefault, or another file, says otherwise.
 """
 
 

@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from actorserve import config_defaults
+from actorserve import config_defaults, config_versions
 from actorserve.config_application import Application
 from actorserve.config_defaults import EVERY, MOST_WORKERS, Defaults, Workers
 from actorserve.config_listener import Listener, Tls
@@ -181,8 +181,15 @@ class Log(Table):
 
 
 class Model(Table):
-    """One model: what runs, how often, and how it is fed."""
+    """One version of a model: what runs, how often, and how it is fed. NAME is the model's name, unless the key `name`
+    says another: so a file may have several versions of one model, whose default is the first in the file's order.
+    """
 
+    name: str = Field(
+        default="",
+        pattern=NAME,
+        description="The model's name. Default: the entry's NAME. No two entries have one name and version.",
+    )
     source: Folder | None = Field(
         default=None,
         description="The model's folder: first on the worker's `sys.path`, and what its handler gets as `model_dir`. "
@@ -195,6 +202,11 @@ class Model(Table):
         "also in TorchServe's notation.",
     )
     version: str = Field(default="1.0", pattern=NAME, description="The version's name.")
+    default: bool = Field(
+        default=False,
+        description="The version that calls without one get, until SetDefault chooses another (docs/state.md). At most "
+        "one entry of a model says so. In the config file only.",
+    )
     workers: Workers = Field(default_factory=Workers, description="How many workers, as `{ min = 1, max = 4 }`.")
     target_ongoing_requests: float = Field(
         default=2.0, gt=0, le=1_000_000, description="Requests waiting or at work that one worker is meant to have."
@@ -411,6 +423,19 @@ class Config(Table):
                 raise ValueError(f"the name {name[:80]!r} {NAME_RULE}")
         return value
 
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, value: dict[str, Model]) -> dict[str, Model]:
+        known = {  # where a source may say the version, it is checked once that is opened
+            entry: (model.name or entry, model.version)
+            for entry, model in value.items()
+            if model.source is None or "version" in model.model_fields_set
+        }
+        defaults = {entry: model.name or entry for entry, model in value.items() if model.default}
+        if wrong := config_versions.twice(known) or config_versions.two_defaults(defaults):
+            raise ValueError(wrong)
+        return value
+
     @field_validator("model_defaults")
     @classmethod
     def _for_names(cls, value: dict[str, Defaults]) -> dict[str, Defaults]:
@@ -420,13 +445,23 @@ class Config(Table):
                 raise ValueError(f'{key!r} is neither "{EVERY}" nor "name" nor "name/version"')
         return value
 
-    def of_models(self, names: Collection[str]) -> Config:
-        """The same without the other models."""
-        return self.model_copy(update={"models": {name: self.models[name] for name in self.models if name in names}})
+    def name_of(self, entry: str) -> str:
+        """The name of an entry's model."""
+        return self.models[entry].name or entry
+
+    def of_models(self, entries: Collection[str]) -> Config:
+        """The same without the other entries."""
+        return self.model_copy(update={"models": {key: self.models[key] for key in self.models if key in entries}})
 
     def defaults_of(self, name: str, version: str) -> dict[str, Any]:
         """What `model_defaults` says of a model."""
         return config_defaults.find(self.model_defaults, name, version)
+
+
+def check_distinct(versions: Mapping[str, tuple[str, str]]) -> None:
+    """ConfigError where two entries, by their keys, are the same (name, version)."""
+    if wrong := config_versions.twice(versions):
+        raise ConfigError("models", wrong)
 
 
 # --- reading ------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def say_left_out(error: ConfigError) -> None:
 
 
 class Reloader:
-    """See the module's docstring. `settings`: what runs; `entries`: what was applied last, by model name."""
+    """See the module's docstring. `settings`: what runs; `entries`: what was applied last, by their keys."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Reloader:
         health: HealthBoard,
         servicing: Servicing,
     ) -> None:
-        """`make_spec(name, settings)` gives what a model's entry comes to, or ConfigError; it may block.
+        """`make_spec(entry, settings)` gives what an entry comes to, or ConfigError; it may block.
 
         `read_tokens` gives the tokens of a listener's file, or ConfigError.
         """
@@ -134,20 +134,21 @@ class Reloader:
         """Every entry with its spec; those that are as they were applied last are not looked at again. Without those
         that are optional and wrong.
         """
-        entries = {}
-        for name in new.models:
-            text, known = text_of(new, name), self._entries.get(name)
-            stands = any(row.name == name and row.text == text for row in rows)
-            if known is None or known.text != text or not stands:
-                try:
+        entries: dict[str, Entry] = {}
+        for name, model in new.models.items():
+            known = self._entries.get(name)
+            try:
+                if known is None or not _stands(known, name, new, rows):
                     made.append(await self._spec(name, new))
-                except ConfigError as error:
-                    if name not in new.optional:
-                        raise
-                    say_left_out(error)
-                    continue
-                known = Entry(made[-1], text)
-            entries[name] = known
+                    known = Entry(made[-1], text_of(new, name, made[-1].version))
+                found = {entry: (one.spec.name, one.spec.version) for entry, one in entries.items()}
+                config.check_distinct(found | {name: (known.spec.name, known.spec.version)})
+            except ConfigError as error:
+                if name not in new.optional:
+                    raise
+                say_left_out(error)
+            else:
+                entries[name] = replace(known, is_default=model.default)
         return entries
 
     async def _spec(self, name: str, new: config.Config) -> ModelSpec:
@@ -193,3 +194,11 @@ class Reloader:
                 if isinstance(one, Access) and name in tokens:
                     one.renew(tokens[name], running.auth_exempt)
         self.settings = self.settings.model_copy(update={"listeners": listeners})
+
+
+def _stands(known: Entry, name: str, new: config.Config, rows: Iterable[Row]) -> bool:
+    """Whether an entry is as it was applied last, and that was not taken back since."""
+    spec = known.spec
+    text = text_of(new, name, spec.version)
+    applied = any((row.name, row.version, row.text) == (spec.name, spec.version, text) for row in rows)
+    return applied and known.text == text and new.name_of(name) == spec.name

@@ -82,10 +82,14 @@ def servicer_changes(old: Config, new: Config) -> Iterator[tuple[str, str]]:
             yield f"servicers.{name}", ", ".join(keys)
 
 
-def text_of(settings: Config, name: str) -> str:
-    """An entry's text, with what `model_defaults` says of it, in a form that only changes with what they say."""
-    text = settings.models[name].model_dump_json(exclude_unset=True)
+def text_of(settings: Config, entry: str, version: str) -> str:
+    """The text of an entry, which has this version, in a form that only changes with what runs.
+
+    That is the entry, but for what it is called and whether it is the default, and what `model_defaults` says of it.
+    """
+    name = settings.name_of(entry)
+    text = settings.models[entry].model_dump_json(exclude_unset=True, exclude={"name", "default"})
     for key, defaults in settings.model_defaults.items():
-        if key in (EVERY, name) or key.startswith(f"{name}/"):
+        if key in (EVERY, name, f"{name}/{version}") and defaults.model_fields_set:
             text += f" {json.dumps(key)}: {defaults.model_dump_json(exclude_unset=True)}"
     return text

@@ -32,8 +32,8 @@ def listening(bound: Iterable[Bound]) -> str:
 
 def progress(tree: Tree, seconds: float) -> str:
     """One line: how far the models are."""
-    ready = [model.spec.name for model in tree.models if model.state is State.READY]
-    waiting = [model.spec.name for model in tree.models if model.state in (State.LOADING, State.RESTARTING)]
+    ready = [model for model in tree.models if model.state is State.READY]
+    waiting = [called(model, tree) for model in tree.models if model.state in (State.LOADING, State.RESTARTING)]
     done = f"{len(ready)} of {len(tree.models)} models ready"
     return f"  {done} after {seconds:.1f} s" + (f", loading {', '.join(waiting)}" if waiting else "")
 
@@ -46,15 +46,26 @@ def screen(bound: Sequence[Bound], tree: Tree, folder: Path) -> str:
         [(one.name, " ".join(one.addresses), " ".join(one.services)) for one in bound],
     )
     lines.append("")
-    lines += _table(("model", "version", "state", "workers", "device", "batch", "handler"), map(_row, tree.models))
+    head = ("model", "version", "state", "workers", "device", "batch", "handler")
+    lines += _table(head, [_row(model, tree) for model in tree.models])
     for model in tree.models:
-        lines += [f"  {model.spec.name}: {reason}" for reason in failures(model)]
+        lines += [f"  {called(model, tree)}: {reason}" for reason in failures(model)]
     lines += ["", *hint(bound, tree, folder), "", "Ctrl-C drains and stops; a second one kills.", ""]
     return "\n".join(lines)
 
 
+def _has_others(model: ModelView, tree: Tree) -> bool:
+    """Whether there are further versions of it."""
+    return sum(one.spec.name == model.spec.name for one in tree.models) > 1
+
+
+def called(model: ModelView, tree: Tree) -> str:
+    """A model as a person tells it from the others: by its name, with its version where there are several."""
+    return model.spec.key if _has_others(model, tree) else model.spec.name
+
+
 def _summary(tree: Tree) -> str:
-    failed = [model.spec.name for model in tree.models if model.state is State.FAILED]
+    failed = [model for model in tree.models if model.state is State.FAILED]
     if not failed:
         return "is ready"
     return f"serves {len(tree.models) - len(failed)} of {len(tree.models)} models; {len(failed)} FAILED, see below"
@@ -70,12 +81,13 @@ def failures(model: ModelView) -> list[str]:
     return sorted({one_line(replica.reason) for replica in model.replicas if replica.state is State.FAILED})
 
 
-def _row(model: ModelView) -> tuple[str, ...]:
+def _row(model: ModelView, tree: Tree) -> tuple[str, ...]:
     spec = model.spec
     ready = sum(replica.state is State.READY for replica in model.replicas)
     devices = ",".join(sorted({replica.device for replica in model.replicas})) or "-"
     workers = f"{ready}/{spec.workers_min}"
-    return spec.name, spec.version, model.state.value, workers, devices, str(spec.batch_size), spec.handler
+    version = f"{spec.version} (default)" if model.is_default and _has_others(model, tree) else spec.version
+    return spec.name, version, model.state.value, workers, devices, str(spec.batch_size), spec.handler
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
@@ -107,4 +119,6 @@ def hint(bound: Sequence[Bound], tree: Tree, folder: Path) -> list[str]:
         example = folder / "examples" / EXAMPLES.get(model.spec.handler, "-")
         if example.is_file():
             return ["Try, in another terminal:", f"  {sys.executable} {os.path.relpath(example)} {addresses[0]}"]
-    return [f'Call {PREDICTIONS} on {addresses[0]} with model_name = "{ready[0].spec.name}".']
+    model = next((model for model in ready if model.is_default), ready[0])
+    version = "" if model.is_default else f' and model_version = "{model.spec.version}"'
+    return [f'Call {PREDICTIONS} on {addresses[0]} with model_name = "{model.spec.name}"{version}.']

@@ -89,11 +89,12 @@ class Server:
         ledger = ledger_here()
         self.unpacking = unpacking_of(settings, ledger)
         try:
-            self.specs = model_specs(settings, ledger, self.unpacking)
+            specs = model_specs(settings, ledger, self.unpacking)
         except BaseException:
             self.unpacking.close()
             raise
-        settings = self.settings = settings.of_models([spec.name for spec in self.specs])
+        settings = self.settings = settings.of_models(specs)
+        self.specs = tuple(specs.values())
         self.directory = Directory()
         self.spawner = spawner
         if spawner is not None and settings.servicers:
@@ -337,8 +338,9 @@ class Server:
             await back.start(self.supervisor.run)
             await back.start(self.registrar.run)
             async with trio.open_nursery() as front:
+                names = [spec.name for spec in self.specs]
                 for spec in self.specs:  # before a call can ask for one
-                    key = spec.key if spec.name in self.loading else spec.name
+                    key = spec.key if names.count(spec.name) > 1 else spec.name
                     self.loading[key] = await self._spawn(spec)
                 self._begin_servicers(front)
                 await front.start(self.apps.run)
@@ -410,11 +412,14 @@ class Server:
             return
         self._begun = True
         await self.registry.open()
-        entries = {spec.name: Entry(spec, text_of(self.settings, spec.name)) for spec in self.specs}
+        entries = {
+            entry: Entry(spec, text_of(self.settings, entry, spec.version), self.settings.models[entry].default)
+            for entry, spec in zip(self.settings.models, self.specs, strict=True)
+        }
         self._reloader = Reloader(
             self.settings,
             entries,
-            make_spec=lambda name, settings: model_spec(name, settings, self._ledger, self.unpacking),
+            make_spec=lambda entry, settings: model_spec(entry, settings, self._ledger, self.unpacking),
             read_tokens=self._tokens,
             registry=self.registry,
             applying=Applying(self.registry, self.registrar, self.supervisor, grace_s=self._unregister_grace_s),
@@ -558,39 +563,45 @@ def fetching_of(settings: config.Config) -> fetching.Fetching:
     return fetching.Fetching(settings.folder / server.model_store, AllowList(server.allowed_urls), limits)
 
 
-def model_spec(name: str, settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> ModelSpec:
-    """What a model's entry comes to; ConfigError names its key. Threads are not settled. Blocks, as `model_specs`."""
+def model_spec(entry: str, settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> ModelSpec:
+    """What an entry comes to; ConfigError names its key. Threads are not settled. Blocks, as `model_specs`."""
     try:
         spec = model_store.of_config(
-            name,
-            settings.models[name],
+            settings.name_of(entry),
+            settings.models[entry],
             folder=settings.folder,
             unpacking=unpacking,
             defaults=settings.defaults_of,
             store=settings.folder / settings.server.model_store,
         )
     except ConfigError as error:
-        raise ConfigError(".".join(filter(None, ("models", name, error.key))), error.text) from None
+        raise ConfigError(".".join(filter(None, ("models", entry, error.key))), error.text) from None
     try:
         ledger.resolve(spec.devices)
     except ConfigError as error:
         unpacking.remove(spec.model_dir)
-        raise ConfigError(f"models.{name}.{error.key}", error.text) from None
+        raise ConfigError(f"models.{entry}.{error.key}", error.text) from None
     return spec
 
 
-def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> tuple[ModelSpec, ...]:
-    """What to run, from the file; ConfigError names the model whose source, device or key is wrong.
+def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> dict[str, ModelSpec]:
+    """What to run, an entry of the file each; ConfigError names the entry whose source, device or key is wrong.
 
     One that is wrong and `optional` is left out, with a warning. Archives are unpacked: this may block for long,
     before anything is served.
     """
-    specs = []
-    for name in settings.models:
+    specs: dict[str, ModelSpec] = {}
+    for entry in settings.models:
         try:
-            specs.append(model_spec(name, settings, ledger, unpacking))
+            specs[entry] = model_spec(entry, settings, ledger, unpacking)
+            config.check_distinct({key: (spec.name, spec.version) for key, spec in specs.items()})
         except ConfigError as error:
-            if name not in settings.optional:
+            if entry not in settings.optional:
                 raise
             say_left_out(error)
-    return tuple(ledger.settle_threads(spec, (other for other in specs if other is not spec)) for spec in specs)
+            if (known := specs.pop(entry, None)) is not None:
+                unpacking.remove(known.model_dir)
+    return {
+        entry: ledger.settle_threads(spec, (other for other in specs.values() if other is not spec))
+        for entry, spec in specs.items()
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from actorserve.config import Config
 from actorserve.errors import ConfigError
 from actorserve.properties import Flags, Values, parse, settle
 from actorserve.properties_keys import FLAGS_WITHOUT_EFFECT
-from actorserve.translation import EVERY, Archive, Machine, Translation, models_of, store_of, to_load, translate
+from actorserve.translation import EVERY, Machine, Translation, models_of, store_of, to_load, translate
 
 FILE = "config.properties"
 ENV_FILE = "TS_CONFIG_FILE"
@@ -51,11 +51,13 @@ def read(path: Path | None, flags: Flags) -> Translation:
     wanted = to_load(values)
     archives, left_out = torchserve_store.find(store_of(values, machine), wanted)
     found = translate(values, flags, machine, archives)
-    return Translation(found.content, found.ignored, (*found.notes, *left_out), _optional(wanted, archives))
+    return Translation(
+        found.content, found.ignored, (*found.notes, *left_out), _optional(wanted, found.content.get("models", ()))
+    )
 
 
-def _optional(wanted: Sequence[tuple[str, str]], archives: Sequence[Archive]) -> frozenset[str]:
-    return frozenset(one.name for one in archives) if wanted == [("", EVERY)] else frozenset()
+def _optional(wanted: Sequence[tuple[str, str]], entries: Iterable[str]) -> frozenset[str]:
+    return frozenset(entries) if wanted == [("", EVERY)] else frozenset()
 
 
 def read_bytes(path: Path) -> bytes:
@@ -107,13 +109,17 @@ def _add_models(content: dict[str, Any], flags: Flags) -> tuple[tuple[str, ...],
     wanted = to_load(values)
     archives, left_out = torchserve_store.find(Path.cwd() / flags.model_store, wanted)
     notes = list(left_out)
-    found, models = models_of(archives, notes), content.setdefault("models", {})
+    found, models = models_of(archives, notes, {}), content.setdefault("models", {})
     if not isinstance(models, dict):
         return (), frozenset()  # told by config.parse
-    for name in found.keys() & models.keys():
-        raise ConfigError("--models", f"{name} is in the file too")
+    named = {entry: table.get("name") for entry, table in models.items() if isinstance(table, dict)}
+    for archive in archives:
+        if archive.name in models or archive.name in named.values():
+            raise ConfigError("--models", f"{archive.name} is in the file too")
+    for entry in found.keys() & models.keys():
+        raise ConfigError("--models", f"an entry {entry} is in the file too")
     models.update(found)
-    return tuple(notes), _optional(wanted, archives)
+    return tuple(notes), _optional(wanted, found)
 
 
 def to_toml(translation: Translation, title: str) -> str:

@@ -8,7 +8,7 @@ What must not live here: reading files, kinds of values (properties.py), the mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Archive:
 class Translation:
     """`content` is a config.toml's. `ignored`: keys and flags without effect, and why; `notes`: what else to say.
 
-    `optional`: models that are there because all that is in the store is to be loaded.
+    `optional`: keys of models that are there because all that is in the store is to be loaded.
     """
 
     content: dict[str, Any]
@@ -112,7 +112,7 @@ def translate(values: Values, flags: Flags, machine: Machine, archives: Sequence
         "server": _server(values, flags, machine),
         "listeners": {name: _listener(values, machine, name, notes) for name in LISTENERS},
         "model_defaults": _defaults(values, machine),
-        "models": models_of(archives, notes),
+        "models": models_of(archives, notes, _default_versions(values)),
     }
     ignored = {key: why for key, why in WITHOUT_EFFECT.items() if key in values}
     ignored |= {key: "TorchServe does not know it either" for key in values if key not in TRANSLATED | ignored.keys()}
@@ -296,13 +296,38 @@ def _snapshot(values: Values) -> dict[tuple[str, str], dict[str, Any]]:
     return dict(sorted(found.items(), key=lambda one: one[1].get("defaultVersion") is not True))
 
 
-def models_of(archives: Sequence[Archive], notes: list[str]) -> dict[str, Any]:
-    """A table for each model. Of several versions of one, the first is loaded, and the notes name the others."""
+def _default_versions(values: Values) -> dict[str, str]:
+    """The versions that the JSON calls the default, by model; a snapshot's word counts more."""
+    found = (*values.versions("models").items(), *_snapshot(values).items())
+    return {name: version for (name, version), given in found if given.get("defaultVersion") is True}
+
+
+def models_of(archives: Sequence[Archive], notes: list[str], defaults: Mapping[str, str]) -> dict[str, Any]:
+    """A table for each version; the first of a model is its default, as in TorchServe, unless `defaults` has another.
+
+    The first one's table is called like the model. What is in an archive says the version; one that is there twice is
+    left out, and the notes name it.
+    """
     tables: dict[str, Any] = {}
+    firsts: dict[tuple[str, str], Archive] = {}
+    names = [archive.name for archive in archives]
     for archive in archives:
-        if archive.name in tables:
-            first = tables[archive.name]["source"]
-            notes.append(f"load_models: {archive.path} is not loaded, since {first} is {archive.name} too; register it")
-        else:
-            tables[archive.name] = {"source": str(archive.path)}
+        first = firsts.setdefault((archive.name, archive.version), archive)
+        if first is not archive:
+            both = f"{archive.name} version {archive.version}"
+            notes.append(f"load_models: {archive.path} is not loaded, since {first.path} is {both} too")
+            continue
+        key, table = archive.name, {"source": str(archive.path)}
+        if key in tables:
+            key = _free(f"{archive.name}-{archive.version}", {*names, *tables})
+            table["name"] = archive.name
+        several = any(one.name == archive.name and one.version != archive.version for one in archives)
+        says = {"default": True} if several and defaults.get(archive.name) == archive.version else {}
+        tables[key] = {**table, **says}
     return tables
+
+
+def _free(key: str, taken: Collection[str]) -> str:
+    while key in taken:
+        key += "_"
+    return key

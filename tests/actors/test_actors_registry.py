@@ -17,7 +17,17 @@ from actorserve import testing
 from actorserve.actors import registry as jobs
 from actorserve.actors.messages import Environment, ModelSpec, Restart, Scale, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry
-from actorserve.actors.registry_rules import Entry, Row, RowState, plan, read_spec, relocate, to_spawn, write_spec
+from actorserve.actors.registry_rules import (
+    Entry,
+    Row,
+    RowState,
+    default_of,
+    plan,
+    read_spec,
+    relocate,
+    to_spawn,
+    write_spec,
+)
 from actorserve.errors import AlreadyRegistered, LoadFailed, NoSuchModel, StartFailed, StateFailed
 
 ECHO = "actorserve.handlers.echo:Echo"
@@ -129,11 +139,101 @@ def test_defaults_are_spawned_first():
     assert (found[0].workers_min, found[0].workers_max) == (5, 6)
 
 
+def test_entries_of_one_name():
+    """Versions of one model in several entries are rows of their own; the default is the first entry's, or that of the
+    one that says so.
+    """
+    for said, order in ((None, ["m/1.0", "m/2.0"]), ("x", ["m/2.0", "m/1.0"])):
+        entries = {"m": entry(), "x": replace(entry(version="2.0"), is_default=said == "x")}
+        planned = plan([], entries)
+        assert planned.write == (
+            Row(0, "m", "1.0", text="a"),
+            Row(0, "m", "2.0", text="a", entry="x", is_default=said == "x"),
+        )
+        numbered = [replace(row, id=number) for number, row in enumerate(planned.write, 1)]
+        assert [one.key for one in to_spawn(numbered, entries, {})] == order
+
+
+def test_an_entry_goes_alone():
+    """Of two entries of one model, the one that is removed, or has another version, touches no row of the other; one
+    that is only called otherwise is not applied anew.
+    """
+    rows = [Row(1, "m", "1.0", text="a"), Row(2, "m", "2.0", text="a", entry="x")]
+    assert (plan(rows, {"x": entry(version="2.0")}).delete, plan(rows, {"m": entry()}).delete) == ((1,), (2,))
+    planned = plan(rows, {"m": entry(), "x": entry(version="3.0", text="b")})
+    assert (planned.delete, planned.write) == ((2,), (Row(0, "m", "3.0", text="b", entry="x"),))
+    planned = plan(rows, {"m": entry(), "y": entry(version="2.0")})
+    assert (planned.delete, planned.write, planned.changes) == ((), (replace(rows[1], entry="y"),), ())
+
+
+@pytest.mark.parametrize(
+    ("entries", "default"),
+    [
+        ({"m": entry(), "x": entry(version="2.0")}, "1.0"),  # as it was: the API's choice
+        ({"m": entry(), "x": replace(entry(version="2.0"), is_default=True)}, "2.0"),  # the file says so now
+        ({"m": entry(text="b"), "x": entry(version="2.0")}, "1.0"),
+        ({"x": entry(version="2.0")}, "2.0"),  # the choice has gone
+        ({"m": entry(version="3.0", text="b"), "x": entry(version="2.0")}, "3.0"),  # its entry's version is another
+    ],
+)
+def test_set_default_and_the_file(entries, default):
+    """What SetDefault chose is the default while the file says nothing new of it and its version is there."""
+    connection = jobs._connect(":memory:")
+    jobs.start(connection, {"x": entry(version="2.0"), "m": entry()})
+    jobs.set_default(connection, "m", "1.0")
+    for _ in range(2):
+        _, rows, chosen = jobs.start(connection, entries)
+        assert to_spawn(rows, entries, chosen)[0].version == default
+    connection.close()
+
+
+def test_the_file_s_default_counts_until_the_api_chooses():
+    """`default = true`, then SetDefault, then the entry's other text: each time the last word counts."""
+    connection = jobs._connect(":memory:")
+    for text, version in (("a", "2.0"), ("b", "2.0")):
+        entries = {"m": entry(), "x": replace(entry(version="2.0", text=text), is_default=True)}
+        _, rows, chosen = jobs.start(connection, entries)
+        assert default_of(rows, chosen.get("m")) == version
+        jobs.set_default(connection, "m", "1.0")
+        _, rows, chosen = jobs.start(connection, entries)
+        assert default_of(rows, chosen.get("m")) == "1.0"
+    connection.close()
+
+
+async def test_a_registry_of_format_1(tmp_path):
+    """Rows from before entries had keys of their own are those of the entries that are called like their models."""
+    (tmp_path / "state").mkdir()
+    connection = sqlite3.connect(tmp_path / "state" / jobs.FILE)
+    connection.executescript(
+        "CREATE TABLE models (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, version TEXT NOT NULL,"
+        " state TEXT NOT NULL, spec TEXT, text TEXT, workers_min INTEGER, workers_max INTEGER, UNIQUE (name, version));"
+        "CREATE TABLE defaults (name TEXT PRIMARY KEY, version TEXT NOT NULL);"
+        "INSERT INTO models VALUES (3, 'm', '1.0', 'registered', NULL, 'a', 2, 4);"
+        "INSERT INTO defaults VALUES ('m', '1.0'); PRAGMA user_version=1;"
+    )
+    connection.close()
+    for _ in range(2):
+        registry = Registry(tmp_path / "state")
+        await registry.open()
+        planned, rows, chosen = await registry.run(partial(jobs.start, entries={"m": entry()}))
+        assert (planned.write, planned.delete, chosen) == ((), (), {"m": "1.0"})
+        assert rows == [Row(3, "m", "1.0", text="a", workers=(2, 4))]
+        await registry.close()
+
+
 states = st.sampled_from(RowState)
 rows_drawn = st.lists(
     st.builds(
-        lambda name, version, state, mine, text, workers: Row(
-            0, name, version, state, write_spec(spec(name, version)) if mine else None, text, workers
+        lambda name, version, state, mine, text, workers, said_by, default: Row(
+            0,
+            name,
+            version,
+            state,
+            write_spec(spec(name, version)) if mine else None,
+            text,
+            workers,
+            "" if said_by == name else said_by,
+            default,
         ),
         st.sampled_from("mn"),
         st.sampled_from("12"),
@@ -141,16 +241,26 @@ rows_drawn = st.lists(
         st.booleans(),
         st.sampled_from("ab"),
         st.none() | st.just((2, 3)),
+        st.sampled_from("mnxy"),
+        st.booleans(),
     ),
     unique_by=lambda row: (row.name, row.version),
 )
-entries_drawn = st.dictionaries(st.sampled_from("mn"), st.tuples(st.sampled_from("12"), st.sampled_from("ab")))
+entries_drawn = st.lists(
+    st.tuples(st.sampled_from("mnxy"), st.sampled_from("mn"), st.sampled_from("12"), st.sampled_from("ab")),
+    unique_by=(
+        lambda one: one[0],
+        lambda one: one[1:3],
+    ),
+)
 
 
-@given(rows_drawn, entries_drawn)
-def test_a_start_is_idempotent(drawn, said):
+@given(rows_drawn, entries_drawn, st.sets(st.sampled_from("mnxy"), max_size=1))
+def test_a_start_is_idempotent(drawn, said, defaults):
     """Whatever the rows: a second start with the same file finds nothing to do, and every row can be spawned."""
-    entries = {name: entry(name, version, text) for name, (version, text) in said.items()}
+    entries = {
+        key: replace(entry(name, version, text), is_default=key in defaults) for key, name, version, text in said
+    }
     connection = jobs._connect(":memory:")
     for row in drawn:
         jobs.write(connection, row)

@@ -4,6 +4,7 @@
 
 import hashlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,18 @@ async def test_a_change_that_cannot_be_loaded(autojump_clock, logged, version):
     assert [f"m/{version}"] * 2 == told(logged, "configuration not applied")
 
 
+async def test_a_change_of_none_that_cannot_be_loaded(autojump_clock):
+    """An entry without workers that is to have some, and cannot: what runs and the registry stay as they were."""
+    none = {"m": {"workers": {"min": 0}}}
+    async with serving(none) as app:
+        before = await rows(app)
+        await reload(app, {"m": {"handler": "b:Bad"}})
+        assert ({"m/1.0": State.NO_WORKERS}, before) == (running(app), await rows(app))
+        await agree(app, parsed(none))
+        await reload(app, {"m": {"handler": "b:Good"}})
+        assert b"1.0 b:Good" == await ask(app)
+
+
 async def test_a_new_entry_that_cannot_be_loaded(autojump_clock):
     """It is FAILED and seen, as at a start; another text mends it."""
     async with serving({"m": {}}) as app:
@@ -240,6 +253,59 @@ async def test_model_defaults(autojump_clock):
         assert bounds | {"m": 4, "o": 4} == {model.spec.name: model.spec.queue_size for model in app.tree().models}
 
 
+async def test_model_defaults_of_a_version(autojump_clock):
+    """What `model_defaults` says of a name holds for each of its versions, of a name and a version for that alone."""
+    models = {"m": {}, "x": {"name": "m", "version": "2.0"}}
+
+    def sizes(app):
+        return [view.spec.queue_size for view in app.tree().models]
+
+    async with serving(models, model_defaults={"m": {"queue_size": 3}}) as app:
+        assert [3, 3] == sizes(app)
+        before = await rows(app)
+        await reload(app, models, model_defaults={"m": {"queue_size": 3}, "m/2.0": {"queue_size": 4}})
+        after = await rows(app)
+        assert ([3, 4], True) == (sizes(app), before["m/1.0"] == after["m/1.0"])
+        await reload(app, models, model_defaults={"x": {"queue_size": 9}})
+        assert [100, 100] == sizes(app)
+
+
+async def test_the_api_in_the_place_of_the_file_s_default(autojump_clock):
+    """What the API registers where the default's entry stands does not become the default beside another version."""
+    models = {"m": {"version": "2.0", "default": True}}
+    async with serving(models) as app:
+        ask_ = app.server.registrar.ask
+        await ask_(Stop("m", "2.0", 0)).done.wait()
+        for version in ("1.0", "2.0"):
+            await ask_(Spawn(ModelSpec("m", version, "api:Own", Path("/")))).done.wait()
+        assert b"1.0 api:Own" == await ask(app)
+        await agree(app, parsed(models))
+        await reload(app, models)
+        assert b"1.0 api:Own" == await ask(app)
+        await reload(app, {})  # the entry goes, and its word with it; the API's models stay
+        await agree(app, parsed({}))
+        assert {"m/1.0", "m/2.0"} == set(running(app))
+
+
+async def test_a_new_default_when_it_is_ready(autojump_clock):
+    """A new version whose entry says `default = true` takes over once it is READY, and no call waits for that; an old
+    one that goes in the same file serves until then.
+    """
+    async with serving({"m": {}}) as app, trio.open_nursery() as nursery:
+        answers, errors = [], []
+        nursery.start_soon(ask_for_ever, app, "m", answers, errors)
+        new = {"m-2": {"name": "m", "version": "2.0", "default": True}}
+        began = trio.current_time()
+        nursery.start_soon(reload, app, new)
+        await until(lambda: b"2.0 a:A" in answers)
+        assert 10.0 <= trio.current_time() - began < 11.0
+        await until(lambda: {"m/2.0"} == set(running(app)))
+        assert ([], [b"1.0 a:A", b"2.0 a:A"]) == (errors, list(dict.fromkeys(answers)))
+        assert len(answers) > 50
+        await agree(app, parsed(new))
+        nursery.cancel_scope.cancel()
+
+
 async def test_reloads_at_once(autojump_clock):
     """A reload during the rollout of another: the last one wins, whatever was under way, and all return."""
     async with serving({"m": {}}) as app:
@@ -248,7 +314,7 @@ async def test_reloads_at_once(autojump_clock):
                 nursery.start_soon(reload, app, {"m": {"handler": handler}, handler[0]: {}})
                 await trio.sleep(3)
         assert (b"1.0 f:F", {"f/1.0", "m/1.0"}) == (await ask(app), set(running(app)))
-        assert text_of(parsed({"m": {"handler": "f:F"}}), "m") == (await rows(app))["m/1.0"].text
+        assert text_of(parsed({"m": {"handler": "f:F"}}), "m", "1.0") == (await rows(app))["m/1.0"].text
 
 
 @pytest.mark.parametrize("second", ["b:B", "b:Bad"])
@@ -312,6 +378,64 @@ async def test_back_to_the_first_version_while_the_second_loads(autojump_clock, 
         assert b"1 a:A" == await ask(app)
 
 
+ONE, TWO = {"m": {"version": "1"}}, {"x": {"name": "m", "version": "2", "default": True}}
+
+
+@pytest.mark.parametrize("second", [TWO, {"y": TWO["x"]}], ids=["the same", "called otherwise"])
+@pytest.mark.parametrize("first", [TWO, ONE | TWO], ids=["in its place", "beside it"])
+@pytest.mark.parametrize("wait_s", [0, 5, 9.99, 10, 10.01])
+async def test_the_default_of_another_entry_again_while_it_loads(autojump_clock, first, second, wait_s):
+    """A second SIGHUP while another entry's new version loads: what serves stays, and is the default, until that is
+    READY.
+    """
+    async with serving(ONE) as app, trio.open_nursery() as asking:
+        answers, errors = [], []
+        asking.start_soon(ask_for_ever, app, "m", answers, errors)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, first)
+            await trio.sleep(wait_s)
+            nursery.start_soon(reload, app, second)
+            await until(lambda: b"2 a:A" in answers)
+            assert trio.current_time() - began < 11
+        assert ({"m/2": State.READY}, ["m/2"], []) == (running(app), list(await rows(app)), errors)
+        assert len(answers) > 40
+        await agree(app, parsed(second))
+        asking.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("wait_s", [0, 5, 9.99, 10, 10.01])
+@pytest.mark.parametrize(
+    "takes_back", [ONE | {"x": {**TWO["x"], "default": False}}, {"m": {**ONE["m"], "default": True}}]
+)
+async def test_the_default_is_taken_back_while_it_loads(autojump_clock, takes_back, wait_s):
+    """A later file that says nothing of a default any more, or says it of what serves, wins over a change under way."""
+    takes_back = {"x": {"name": "m", "version": "2"}, **takes_back}
+    async with serving(ONE) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, ONE | TWO)
+            await trio.sleep(wait_s)
+            nursery.start_soon(reload, app, takes_back)
+        await agree(app, parsed(takes_back))
+        assert {"m/1": State.READY, "m/2": State.READY} == running(app)
+        assert b"1 a:A" == await ask(app)
+
+
+@pytest.mark.parametrize("again", [0, 1])
+async def test_the_version_before_while_another_entry_s_cannot_be_loaded(autojump_clock, again):
+    """A new version that was to take the place of another entry's and cannot be loaded: that one serves on."""
+    bad = {"x": {**TWO["x"], "handler": "b:Bad"}}
+    async with serving(ONE) as app:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reload, app, bad)
+            for _ in range(again):
+                await trio.sleep(5)
+                nursery.start_soon(reload, app, bad)
+        assert ({"m/1": State.READY}, b"1 a:A", ["m/1"]) == (running(app), await ask(app), list(await rows(app)))
+        await reload(app, TWO)
+        assert ({"m/2": State.READY}, b"2 a:A", ["m/2"]) == (running(app), await ask(app), list(await rows(app)))
+
+
 async def test_unregistered_while_it_is_rolled_out(autojump_clock):
     """The API's UnregisterModel during a rollout is the later word, and stays so."""
     async with serving({"m": {}}) as app:
@@ -335,6 +459,32 @@ async def test_a_registration_under_way(autojump_clock, handler):
         assert answer.done.is_set
         assert b"1.0 a:A" == await ask(app)
         assert [(True, RowState.REGISTERED)] == [(row.is_config, row.state) for row in (await rows(app)).values()]
+
+
+@pytest.mark.parametrize("handler", ["b:Bad", "b:B"])
+async def test_a_registration_that_begins_as_its_entry_comes(autojump_clock, monkeypatch, handler):
+    """An entry waits for the API's registration from its first moment on: if it cannot be loaded, that stays; its
+    version is the default that it was.
+    """
+    async with serving({}) as app:
+        carry_out = app.server.supervisor.carry_out
+
+        async def slowly(message):
+            reply = await carry_out(message)
+            await trio.sleep(1)
+            return reply
+
+        monkeypatch.setattr(app.server.supervisor, "carry_out", slowly)
+        own = ModelSpec("m", "1.0", "api:Own", Path("/"))
+        answer = app.server.registrar.ask(Spawn(own, unregister_on_failure=True))
+        await trio.sleep(0.5)
+        assert {"m/1.0": State.LOADING} == running(app)
+        second = app.server.registrar.ask(Spawn(replace(own, version="2.0"), unregister_on_failure=True))
+        await reload(app, {"m": {"handler": handler}})
+        await second.done.wait()
+        assert answer.done.is_set
+        assert (b"1.0 b:B" if handler == "b:B" else b"1.0 api:Own") == await ask(app)
+        await agree(app, parsed({"m": {"handler": handler}}))
 
 
 async def test_a_rollout_that_config_does_not_ask_for(autojump_clock):
@@ -484,14 +634,14 @@ async def test_health_does_not_wait_for_a_new_model(autojump_clock):
 # --- anything at once ------------------------------------------------------------------------------------
 
 
-async def agree(app, models):
+async def agree(app, file):
     """What a start would spawn is what runs: versions, defaults, worker counts."""
     registry = app.server.registry
     found = (await rows(app)).values()
     entries = {
-        name: Entry(
+        entry: Entry(
             ModelSpec(
-                name,
+                file.name_of(entry),
                 model.version,
                 model.handler,
                 Path.cwd(),
@@ -500,7 +650,7 @@ async def agree(app, models):
             ),
             "",
         )
-        for name, model in models.items()
+        for entry, model in file.models.items()
     }
     kept = to_spawn(found, entries, await registry.run(jobs.defaults_of))
     views = {model.spec.key: model for model in app.tree().models}
@@ -555,39 +705,56 @@ def test_a_call_that_is_cancelled_is_done_or_not_done(drawn):
                 for one in drawn:
                     nursery.start_soon(call, channel, one)
             await trio.sleep(100)
-            await agree(app, parsed({"c": {}}).models)
+            await agree(app, parsed({"c": {}}))
             done = app.server.registrar.ask(Scale("c", "", 2, 2)).done
             await done.wait()
-            await agree(app, parsed({"c": {}}).models)
+            await agree(app, parsed({"c": {}}))
 
     run_virtually(life)
 
 
-models_drawn = st.dictionaries(
-    st.sampled_from("mn"),
-    st.tuples(st.sampled_from(("a:A", "b:B")), st.sampled_from(("1.0", "2.0")), st.integers(0, 2), st.integers(7, 8)),
-)
+KEYS = ("m", "n", "m-2", "m-3")
+
+
+def models_drawn(*handlers):
+    one = st.tuples(
+        st.sampled_from(handlers),
+        st.sampled_from(("1.0", "2.0", "3.0")),
+        st.integers(0, 2),
+        st.integers(7, 8),
+        st.booleans(),
+    )
+    return st.dictionaries(st.sampled_from(KEYS), one)
+
+
 changes = st.one_of(
-    st.tuples(st.just("reload"), models_drawn),
+    st.tuples(st.just("reload"), models_drawn("a:A", "b:B", "c:Bad")),
     st.tuples(
         st.sampled_from(("spawn", "wait", "stop", "scale", "default")),
-        st.tuples(st.sampled_from("mn"), st.sampled_from(("1.0", "2.0")), st.integers(0, 3)),
+        st.tuples(st.sampled_from("mn"), st.sampled_from(("1.0", "2.0", "3.0")), st.integers(0, 3)),
     ),
     st.tuples(st.just("sleep"), st.integers(1, 20)),
 )
 
 
 def as_config(drawn):
-    return {
-        name: {"handler": handler, "version": version, "workers": {"min": count}, "queue_size": size}
-        for name, (handler, version, count, size) in drawn.items()
-    }
+    """What of it can stand in one file: versions of m in three entries, one of them the default at most."""
+    found, seen = {}, set()
+    for entry, (handler, version, count, size, default) in drawn.items():
+        name = entry[0]
+        if (name, version) in seen:
+            continue
+        default = default and (name, "default") not in seen  # noqa: PLW2901  # said once
+        seen |= {(name, version), (name, "default")} if default else {(name, version)}
+        found[entry] = {"handler": handler, "version": version, "workers": {"min": count}, "queue_size": size}
+        found[entry] |= {"name": name, "default": default}
+    return found
 
 
 @settings(
     deadline=None, max_examples=60, phases=[Phase.generate]
 )  # a failure is short enough to read, and slow to shrink
-@given(st.lists(changes, max_size=15), models_drawn)
+@given(st.lists(changes, max_size=15), models_drawn("a:A", "b:B"))
 def test_reloads_and_the_api_at_once(drawn, last):
     """Any changes of the API and any reloads at the same time: once they are over and the file is reloaded once more,
     what runs is what a restart would bring back, and another reload asks for nothing.
@@ -618,7 +785,7 @@ def test_reloads_and_the_api_at_once(drawn, last):
             await trio.sleep(100)
             await reload(app, as_config(last))
             await trio.sleep(100)
-            await agree(app, parsed(as_config(last)).models)
+            await agree(app, parsed(as_config(last)))
             before = {model.spec.key: model.replicas for model in app.tree().models}
             await reload(app, as_config(last))
             assert before == {model.spec.key: model.replicas for model in app.tree().models}

@@ -9,8 +9,18 @@ from hypothesis import strategies as st
 
 from actorserve.actors import registry as jobs
 from actorserve.actors.messages import ModelSpec
-from actorserve.actors.registry_rules import Entry, Row, RowState, default_of, plan, write_spec
-from actorserve.actors.reload_rules import Apply, Forget, Remove, Retire, steps
+from actorserve.actors.registry_rules import (
+    Entry,
+    Row,
+    RowState,
+    default_of,
+    newly_said,
+    plan,
+    replaced,
+    without_text,
+    write_spec,
+)
+from actorserve.actors.reload_rules import Apply, Forget, Mark, Remove, Retire, steps
 
 
 def spec(name="m", version="1"):
@@ -73,6 +83,16 @@ def test_the_same_version_again_while_it_is_under_way():
     assert steps(rows, {"m": entry(version="2", text="b")}) == [Remove("m", "1")]
 
 
+def test_entries_of_one_name_while_one_is_under_way():
+    """Versions go for the heir of their own entry; those whose entry is gone, for a new one that is the last."""
+    rows = [Row(1, "m", "1", text="a"), Row(2, "m", "2", text="a", entry="x"), Row(3, "m", "3", text="a", entry="x")]
+    assert steps(rows, {"m": entry(), "x": entry(version="3")}) == [Retire("m", "3", ("2",))]
+    assert steps(rows, {"x": entry(version="3")}) == [Remove("m", "1"), Retire("m", "3", ("2",))]
+    new = entry(version="4", text="b")
+    assert steps(rows, {"x": new}) == [Apply(new, is_new=True, replaces=("2", "3"), called="x"), Remove("m", "1")]
+    assert steps(rows, {"y": new}) == [Apply(new, is_new=True, replaces=("1", "2", "3"), called="y")]
+
+
 @pytest.mark.parametrize("state", [RowState.REMOVED, RowState.LEAVING])
 def test_what_was_unregistered_comes_back_with_its_text(state):
     """The API's unregistration holds until the entry's text changes."""
@@ -88,6 +108,43 @@ def test_the_api_keeps_its_own():
     rows = [mine(1, text="a"), mine(2, "2"), mine(3, "3", RowState.PENDING)]
     assert steps(rows, {}) == [Forget("m", "1")]
     assert steps(rows, {"m": entry(text="b")}) == [Apply(entry(text="b"), is_new=False)]
+
+
+def test_entries_of_one_name():
+    """An entry that comes is registered, one that goes is unregistered, one that changes is rolled out: each alone."""
+    rows = [Row(1, "m", "1", text="a"), Row(2, "m", "2", text="a", entry="x")]
+    one, two = entry(), entry(version="2")
+    assert steps(rows[:1], {"m": one, "x": two}) == [Apply(two, is_new=True, called="x")]
+    assert steps(rows, {"m": one}) == [Remove("m", "2")]
+    assert steps(rows, {"x": two}) == [Remove("m", "1")]
+    changed = replace(two, text="b")
+    assert steps(rows, {"m": one, "x": changed}) == [Apply(changed, is_new=False, called="x")]
+    third = entry(version="3", text="b")
+    assert steps(rows, {"m": one, "x": third}) == [Apply(third, is_new=True, replaces=("2",), called="x")]
+
+
+def test_the_last_version_is_replaced():
+    """A new entry takes the place of one that goes only where no other version of the model would serve meanwhile."""
+    rows = [Row(1, "m", "1", text="a"), Row(2, "m", "2", text="a", entry="x")]
+    two, new = entry(version="2"), entry(version="3", text="b")
+    assert steps(rows[:1], {"y": new}) == [Apply(new, is_new=True, replaces=("1",), called="y")]
+    assert steps(rows, {"x": two, "y": new}) == [Apply(new, is_new=True, called="y"), Remove("m", "1")]
+
+
+def test_the_default_that_the_file_says():
+    """It is marked, and no worker is touched; of a version that is applied, with that, once it is READY."""
+    rows = [Row(1, "m", "1", text="a", is_default=True), Row(2, "m", "2", text="a", entry="x")]
+    one, two = entry(), replace(entry(version="2"), is_default=True)
+    moved = Mark(replace(rows[1], is_default=True), says=True, counts=True)
+    assert steps(rows, {"m": one, "x": two}) == [moved]
+    assert steps(rows, {"m": one, "x": entry(version="2")}) == [
+        Mark(replace(rows[0], is_default=False), says=False, counts=False)
+    ]
+    new = replace(entry(version="3", text="b"), is_default=True)
+    row = Row(0, "m", "3", text="b", entry="y", is_default=True)
+    assert steps(rows, {"m": one, "x": entry(version="2"), "y": new}) == [
+        Apply(new, is_new=True, called="y", mark=Mark(row, says=True, counts=True))
+    ]
 
 
 kinds = st.sampled_from(
@@ -107,8 +164,19 @@ rows_drawn = st.lists(
     ),
     unique_by=lambda row: (row.name, row.version),
 )
-entries_drawn = st.dictionaries(st.sampled_from("mn"), st.tuples(st.sampled_from("123"), st.sampled_from("abc"))).map(
-    lambda said: {name: entry(name, version, text) for name, (version, text) in said.items()}
+
+
+def entries_of(said, defaults):
+    return {key: replace(entry(name, version, text), is_default=key in defaults) for key, name, version, text in said}
+
+
+entries_drawn = st.builds(
+    entries_of,
+    st.lists(
+        st.tuples(st.sampled_from("mnxyz"), st.sampled_from("mn"), st.sampled_from("123"), st.sampled_from("abc")),
+        unique_by=(lambda one: one[0], lambda one: one[1:3]),
+    ),
+    st.sets(st.sampled_from("mnxyz"), max_size=1),
 )
 chosen_drawn = st.dictionaries(st.sampled_from("mn"), st.sampled_from("123"))
 
@@ -119,21 +187,37 @@ def carried_out(rows, asked):
     for step in asked:
         key = tuple(step.model.split("/"))
         match step:
-            case Apply(entry=one, replaces=replaced):
+            case Apply(entry=one, replaces=gone):
                 assert step.is_new == (key not in after or after[key].state is not RowState.REGISTERED)
-                after[key] = Row(0, *key, text=one.text)
-                for old in replaced:
-                    del after[key[0], old]
-            case Retire(name=name, versions=replaced):
-                for old in replaced:
-                    del after[name, old]
+                known = after[key] if not step.is_new else Row(0, *key)
+                after[key] = replace(known, spec=None, text=one.text, workers=None, entry=step.called)
+                marked(after, step.mark)
+                retired(after, step.name, gone)
+            case Mark():
+                marked(after, step)
+            case Retire(versions=gone):
+                retired(after, step.name, gone)
             case Remove():
                 assert after.pop(key).state is RowState.REGISTERED
             case Forget():
                 row = after.pop(key)
                 if row.state is RowState.REGISTERED:
-                    after[key] = replace(row, text=None)
+                    after[key] = without_text(row)
     return after
+
+
+def retired(after, name, versions):
+    for version in versions:
+        del after[name, version]
+
+
+def marked(after, mark):
+    for key, row in after.items() if mark is not None else ():
+        if key == (mark.row.name, mark.row.version):
+            is_default = row.is_default if mark.says is None else mark.says
+            after[key] = replace(row, entry=mark.row.entry, is_default=is_default)
+        elif mark.says and key[0] == mark.row.name:
+            after[key] = replace(row, is_default=False)
 
 
 @given(rows_drawn, entries_drawn, entries_drawn)
@@ -156,8 +240,8 @@ def test_a_reload_comes_to_what_a_start_comes_to(drawn, first, second):
 
 @given(rows_drawn, entries_drawn, chosen_drawn)
 def test_the_default_moves_with_its_entry(drawn, said, chosen):
-    """At a start a model whose entry has another version keeps it as its default, if the old one was; else the default
-    is what it was, as long as it is there.
+    """At a start the default is what the file says anew; else a model whose entry has another version keeps that as its
+    default, if the old one was; else it is what it was, as long as it is there.
     """
     connection = jobs._connect(":memory:")
     for row in drawn:
@@ -169,6 +253,7 @@ def test_the_default_moves_with_its_entry(drawn, said, chosen):
     planned = plan(before, said)
     _, after, chosen_now = jobs.start(connection, said)
     connection.close()
+    said_by = {(one.spec.name, one.spec.version): key for key, one in said.items()}
     for name in "mn":
         own = [row for row in before if row.name == name]
         left = [row for row in after if row.name == name]
@@ -176,9 +261,12 @@ def test_the_default_moves_with_its_entry(drawn, said, chosen):
         now = default_of(left, chosen_now.get(name))
         if old is None or not left:
             continue
-        moved = old.id in planned.delete and name in said and said[name].spec.version != old.version
-        applied = any(row.name == name and row.text is not None for row in planned.write)
-        if moved and applied:
-            assert now == said[name].spec.version
-        elif any(row.id == old.id for row in left):
+        heirs = [key[1] for key, gone in replaced(before, planned).items() if key[0] == name and old.version in gone]
+        new = newly_said(before, planned).get(name)
+        if any(row.version == new and row.state is RowState.REGISTERED for row in left):
+            assert now == new
+        elif heirs:
+            assert [now] == heirs
+            assert old.said_by == said_by[name, now] or not any(row in before for row in left)
+        elif any(row.id == old.id for row in left) and not any(row.is_default for row in (*own, *left)):
             assert now == old.version

@@ -273,6 +273,30 @@ async def test_a_failed_model_starts_over(autojump_clock):
         assert [State.READY] == u.states()
 
 
+@pytest.mark.parametrize("before", [State.NO_WORKERS, State.FAILED])
+async def test_without_workers_it_is_done_when_it_is_ready(autojump_clock, before):
+    """A rollout over a model without a worker is done once its own are READY; if they cannot be loaded the model is
+    what it was, and the next rollout may succeed.
+    """
+    async with rolling() as u:
+        if before is State.FAILED:
+            with pytest.raises(LoadFailed):
+                await u.spawn(options={"dies": (-1,)})
+        else:
+            await u.spawn(workers_min=0)
+        old = u.model().spec
+        rolled = u.supervisor.ask(Replace(new(options={"dies": (-1, -2), "load_s": 3}, workers_min=1)))
+        await trio.sleep(1)
+        assert (old, "under way", State.LOADING) == (u.model().spec, u.model().rollout, u.model().state)
+        with pytest.raises(LoadFailed, match="no such weights"):
+            await rolled.wait()
+        await trio.sleep(1)
+        assert (old, before) == (u.model().spec, u.model().state)
+        assert "no such weights" in u.model().rollout
+        await replace(u, workers_min=1)
+        assert (b"c:D", [State.READY]) == (await u.ask(b"0"), u.states())
+
+
 async def test_to_none(autojump_clock):
     """A change to no workers retires those that there are."""
     async with rolling() as u:

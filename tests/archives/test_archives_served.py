@@ -189,6 +189,7 @@ REFUSED = {
         "handler: is missing",
     ),
     "toml": (lambda path: make_zip(path, {"model.toml": b"pass_env = ['A']"}), Status.INVALID_ARGUMENT, "pass_env"),
+    "default": (lambda path: make_zip(path, {"model.toml": b"default = true"}), Status.INVALID_ARGUMENT, "default"),
     "options": (
         lambda path: make_zip(path, {**TORCHSERVE, "model.toml": b"options = 3"}),
         Status.INVALID_ARGUMENT,

@@ -69,6 +69,20 @@ MISTAKES = {
     '[models."a b"]\nhandler = "mine:Model"': (
         "models: the name 'a b' may hold letters, digits, '_', '.' and '-' only, at most 255 of them"
     ),
+    MODEL + '[models.x]\nname = "m"\nhandler = "a:B"': (
+        "models: m and x are both m version 1.0: give one of them another version, or name"
+    ),
+    MODEL + '[models.x]\nname = "m"\nversion = "1.0"\nsource = "x.mar"': (
+        "models: m and x are both m version 1.0: give one of them another version, or name"
+    ),
+    MODEL + 'default = true\n[models.x]\nname = "m"\nversion = "2"\nhandler = "a:B"\ndefault = true': (
+        "models: m and x both say default = true of m: one version is the default"
+    ),
+    MODEL + "default = 1": "models.m.default: 1 is wrong: it must be true or false",
+    MODEL + 'name = "a b"': (
+        "models.m.name: \"a b\" is wrong: it must be at most 255 letters, digits, '_', '.' and '-', "
+        "and begin with a letter or a digit"
+    ),
     f'[models.{"m" * 256}]\nhandler = "mine:Model"': (
         f"models: the name '{'m' * 80}' may hold letters, digits, '_', '.' and '-' only, at most 255 of them"
     ),

@@ -189,7 +189,9 @@ flag = st.sampled_from(["true", "false", "TRUE", ""])
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 name = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,9}", fullmatch=True)
 numbers = ("batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout", "minWorkers")
-version = st.fixed_dictionaries({}, optional=dict.fromkeys(numbers, st.integers(-1, 1000)))
+version = st.fixed_dictionaries(
+    {}, optional={**dict.fromkeys(numbers, st.integers(-1, 1000)), "defaultVersion": st.booleans()}
+)
 FILES = st.fixed_dictionaries(
     {"model_store": text.map(lambda found: f"/{found}")},
     optional={
@@ -202,21 +204,33 @@ FILES = st.fixed_dictionaries(
         "grpc_inference_address": st.sampled_from([WILD, "::", "localhost"]),
         "service_envelope": st.sampled_from(["json", "body"]),
         "limit_max_image_pixels": flag,
-        "models": st.dictionaries(name, st.dictionaries(name, version, max_size=2), max_size=2).map(json.dumps),
+        "models": st.dictionaries(
+            name | st.sampled_from("ab"), st.dictionaries(name | st.sampled_from("12"), version, max_size=2), max_size=2
+        ).map(json.dumps),
         "colour": text,
         "new\nline": text,
     },
 )
 
 
+names = name | st.sampled_from("ab")  # so that there are versions of one
+archives_drawn = st.lists(
+    st.builds(lambda file, *of: Archive(Path("/s") / f"{file}.mar", *of), text, names, name | st.sampled_from("12")),
+    max_size=5,
+)
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(FILES, st.dictionaries(name, text, max_size=3), st.integers(0, 4))
-def test_convert_is_exact(properties, models, gpus):
-    """Whatever the values, texts that TOML must escape included: what is printed comes to the same configuration."""
-    archives = [Archive(Path("/s") / f"{file}.mar", name, "1.0") for name, file in models.items()]
+@given(FILES, archives_drawn, st.integers(0, 4))
+def test_convert_is_exact(properties, archives, gpus):
+    """Whatever the values, texts that TOML must escape and several versions of one model included: what is printed
+    comes to the same configuration.
+    """
     machine = Machine(Path("/here"), gpus=gpus, cores=2)
     translation = translate(Values(properties), NO_FLAGS, machine, archives)
     expected = config.parse(translation.content, folder=Path("/here"))
+    assert {expected.name_of(entry) for entry in expected.models} == {archive.name for archive in archives}
+    assert len(expected.models) == len({(archive.name, archive.version) for archive in archives})
     same(torchserve_config.to_toml(translation, "a\nfile"), expected)
 
 

@@ -170,13 +170,51 @@ def test_gpus(number, device, workers):
     assert (every.get("device"), every["workers"]) == (device, {"min": workers})
 
 
+def archive(file, name, version):
+    return Archive(Path("/store") / file, name, version)
+
+
 def test_models():
-    """Archives become models; of two with one name the first is loaded, and the other is named."""
-    archives = (Archive(Path("/store/a.mar"), "a", "1.0"), Archive(Path("/store/a2.mar"), "a", "2.0"))
+    """Each archive becomes an entry, every version of one model too; the same version again is named and left out. An
+    archive that is called like an entry of another keeps its name.
+    """
+    archives = (
+        archive("a.mar", "a", "1.0"),
+        archive("a2.mar", "a", "2.0"),
+        archive("again.mar", "a", "1.0"),
+        archive("b.mar", "a-2.0", "1.0"),
+    )
     translation = translated(archives=archives)
-    assert translation.content["models"] == {"a": {"source": "/store/a.mar"}}
+    assert translation.content["models"] == {
+        "a": {"source": "/store/a.mar"},
+        "a-2.0_": {"source": "/store/a2.mar", "name": "a"},
+        "a-2.0": {"source": "/store/b.mar"},
+    }
     (note,) = translation.notes
-    assert "/store/a2.mar is not loaded" in note
+    assert "/store/again.mar is not loaded, since /store/a.mar is a version 1.0 too" in note
+
+
+@pytest.mark.parametrize(
+    ("text", "default"),
+    [
+        ("", []),
+        ('models={"a": {"2.0": {"defaultVersion": true}, "1.0": {"defaultVersion": false}}}', ["a-2.0"]),
+        ('models={"a": {"1.0": {"defaultVersion": true}}}', ["a"]),
+        ('models={"a": {"3.0": {"defaultVersion": true}}, "b": {"1.0": {"defaultVersion": true}}}', []),
+        (
+            (
+                'models={"a": {"1.0": {"defaultVersion": true}}}\n'
+                'model_snapshot={"models": {"a": {"2.0": {"marName": "a2.mar", "defaultVersion": true}}}}'
+            ),
+            ["a-2.0"],
+        ),
+    ],
+)
+def test_default_version(text, default):
+    """The first version is the default, unless the JSON calls another so; of one alone nothing need be said."""
+    archives = (archive("a.mar", "a", "1.0"), archive("a2.mar", "a", "2.0"), archive("b.mar", "b", "1.0"))
+    models = translated(text, archives=archives).content["models"]
+    assert [entry for entry, table in models.items() if table.get("default")] == default
 
 
 # --- where values come from ---------------------------------------------------------------------

@@ -26,6 +26,7 @@ from actorserve.errors import ConfigError, StartFailed
 from actorserve.properties import Flags
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest
 from actorserve.proto.management_pb2 import (
+    DescribeModelRequest,
     ListModelsRequest,
     ManagementResponse,
     RegisterModelRequest,
@@ -122,6 +123,40 @@ def test_config_properties(place):
     named = [line for line in server.lines["err"] if "keys without effect" in line]
     assert [json.loads(line)["keys"] for line in named] == ["number_of_netty_threads, colour"]
     assert not [key for key in own.values() if key in server.text("err") + server.text("out")]
+
+
+def two_versions(place: Path) -> None:
+    (place / "h2.py").write_text(HANDLER.replace("bytes(row['data'])", "b'two: ' + bytes(row['data'])"))
+    archiver = [str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", "noop", "--version", "2.0"]
+    made = [*archiver, "--handler", "h2.py", "--export-path", "."]
+    subprocess.run(made, cwd=place, check=True, timeout=60)
+    (place / "noop.mar").rename(place / "store" / "noop-v2.mar")
+
+
+def described(address: str, version: str = "") -> list[tuple[str, str]]:
+    request = DescribeModelRequest(model_name="noop", model_version=version)
+    return [(one["modelName"], one["modelVersion"]) for one in json.loads(manage(address, "DescribeModel", request))]
+
+
+def test_two_archives_of_one_name(place):
+    """Both versions are served. The first that load_models names is the default; another file's defaultVersion is
+    taken up by SIGHUP.
+    """
+    two_versions(place)
+    text = FILE.replace("noop.mar", "noop.mar,noop-v2.mar") + "disable_token_authorization = true\n"
+    (place / "config.properties").write_text(text)
+    with running("config.properties", folder=place) as server:
+        server.wait_for(r"(?m)^Model server started\.$")
+        inference, management = addresses(server)
+        assert described(management) == [("noop", "1.0")]
+        assert described(management, "all") == [("noop", "1.0"), ("noop", "2.0")]
+        assert predict(inference) == b"hello"
+        (place / "config.properties").write_text(text + 'models = {"noop": {"2.0": {"defaultVersion": true}}}\n')
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("configuration applied", "err")
+        assert "rollout begun" not in server.text("err")
+        assert described(management) == [("noop", "2.0")]
+        assert predict(inference) == b"two: hello"
 
 
 def test_tls(place):
