@@ -44,6 +44,13 @@ class Slow(testing.ScriptedWorker):
         return [self.tag] * len(items)
 
 
+class Quick(testing.ScriptedWorker):
+    """Loads at once: for what cannot be in virtual time."""
+
+    async def infer(self, items):
+        return [b""] * len(items)
+
+
 def content(models, **tables):
     return {
         "listeners": LISTENERS,
@@ -83,7 +90,7 @@ async def test_a_model_that_may_be_left_out(tmp_path):
     it is well, the next reload has it.
     """
     models = {"m": {}, "n": {"source": str(tmp_path / "n")}}
-    async with serving({"m": {}}) as app:
+    async with testing.serve(content({"m": {}}), workers=testing.ScriptedWorkers(Quick)) as app:
         settings = config.parse(content({**models, "m": {"queue_size": 7}}), folder=tmp_path, optional={"n"})
         await app.server.reload(settings)
         assert {"m/1.0": State.READY} == running(app)

@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 
 import grpc
-from calls import Peer
+from grpc_calls import Peer
 
 VERSION = "0.12.0"
 PACKAGES = (f"torchserve=={VERSION}", f"torch-model-archiver=={VERSION}", "pyyaml", "psutil")

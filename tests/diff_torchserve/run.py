@@ -22,17 +22,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import calls
 import cases
 import compare
 import differences
+import grpc_calls
 import packs
 import peers
 from steps import Scenario
 
 CACHE = Path.home() / ".cache" / "actorserve"
-Answers = dict[str, calls.Answer]
-Start = Callable[[Path, Path, str, str], AbstractContextManager[calls.Peer]]
+Answers = dict[str, grpc_calls.Answer]
+Start = Callable[[Path, Path, str, str], AbstractContextManager[grpc_calls.Peer]]
 
 
 def answers(start: Start, scenarios: Iterable[Scenario], *, say: Callable[[str], None] = print) -> Answers:
@@ -49,7 +49,7 @@ def answers(start: Start, scenarios: Iterable[Scenario], *, say: Callable[[str],
             with peers.file_server(store) as web, start(folder, store, configuration, web) as peer:
                 for scenario in mine:
                     began = time.monotonic()
-                    given |= dict(calls.run(peer, scenario))
+                    given |= dict(grpc_calls.run(peer, scenario))
                     say(f"  {scenario.name}: {time.monotonic() - began:.1f} s")
     return given
 
