@@ -127,7 +127,7 @@ def _toward(policy: Policy, exact: float, replicas: int) -> int:
     """As many as a factor makes of what is exactly wanted; one fewer at the least where fewer are."""
     factor = policy.upscaling_factor if exact > replicas else policy.downscaling_factor
     whole = math.ceil(exact - ROUNDING)
-    if factor == 1:
+    if factor == 1 or whole == replicas:
         return whole
     part = math.ceil(replicas + (exact - replicas) * factor - ROUNDING)
     return min(part, replicas - 1) if whole < replicas else part
