@@ -171,27 +171,68 @@ async def test_handles():
 
 
 async def test_multiplexing(tmp_path):
-    """Fifty models over two replicas with room for five each: no model is loaded twice at once."""
-    deployments = {"Leaf": {"num_replicas": 2, "max_ongoing_requests": 20}}
-    application = {
-        "import_path": "ops:app",
-        "path": [APPS],
-        "deployments": deployments,
-        "env": {"MARKS": str(tmp_path)},
-    }
-    async with running(ops=application) as (_, client):
+    """Fifty models over two replicas with room for five each, two hundred requests at once: every one is answered, no
+    model is loaded twice at once, in one replica or in two, and none has more than five.
+    """
+    deployments = {"Leaf": {"num_replicas": 2, "max_ongoing_requests": 20}, "Front": {"max_ongoing_requests": 200}}
+    async with running(ops=application("ops:app", tmp_path, deployments)) as (_, client):
         answers = []
 
         async def use(model):
             reply, _ = await client.do("use", model, limit_s=60)
-            answers.append(reply.greeting)
+            answers.append(reply.greeting.split())
 
+        limiter = trio.to_thread.current_default_thread_limiter()
+        limiter.total_tokens = 200
         async with trio.open_nursery() as nursery:
             for number in range(200):
                 nursery.start_soon(use, f"m{number % 50}")
-        assert sorted(answer.partition("@")[0] for answer in answers) == sorted(f"m{n % 50}" for n in range(200))
-        loads, held = eval((await client.do("loads"))[0].greeting)  # noqa: S307  # a pair of numbers
-        assert held <= 5 <= loads
+        assert sorted(model for model, *_ in answers) == sorted(f"m{n % 50}" for n in range(200))
+        loaded = {pid: max(int(n) for _, one, _, n in answers if one == pid) for _, pid, _, _ in answers}
+        assert len(loaded) == 2
+        assert sum(loaded.values()) >= 50
+        assert max(int(alive) for _, _, alive, _ in answers) <= 5
+
+
+async def test_a_saturated_holder(tmp_path):
+    """A call passes by the holder of its model that is saturated, and the other replica loads the model, too. When the
+    first has lost it meanwhile and wants it back, it waits until the other has loaded it.
+    """
+    async with running(holding=application("holding:app", tmp_path)) as (app, client):
+        metadata = (("multiplexed_model_id", "m"),)
+        answers = {}
+
+        async def ask(what):
+            answers[what] = (await client.do(what, metadata=metadata, limit_s=60))[0].greeting
+
+        async def until(condition):
+            while not condition():
+                await trio.lowlevel.checkpoint()
+
+        leases = app.server.apps.mailbox_of("holding", "Holder").leases
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask, "again")
+                await until((tmp_path / "held").exists)
+                (tmp_path / "m.kept").touch()
+                nursery.start_soon(ask, "once")
+                await until((tmp_path / "m.loading").exists)
+                (tmp_path / "go").touch()
+                await until(lambda: len(leases) == 2 and not (tmp_path / "another.loading").exists())
+                assert answers == {}
+                (tmp_path / "m.kept").unlink()
+        assert len(set(answers.values())) == 2
+        assert len(leases) == 0
+
+
+def application(import_path, marks, deployments=None):
+    """One of the file, whose workers leave their marks in a folder."""
+    return {
+        "import_path": import_path,
+        "path": [APPS],
+        "deployments": deployments or {},
+        "env": {"MARKS": str(marks)},
+    }
 
 
 async def test_streams_that_nobody_takes():
