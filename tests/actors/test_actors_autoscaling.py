@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from universe import universe, until
 
 from actorserve import testing
+from actorserve.actors.autoscaler import policy_of
 from actorserve.actors.autoscaling import Average, Decision, Held, Load, Policy, decide, desired
 from actorserve.actors.messages import Infer, OpenSequence, Scale, State
+from actorserve.config_defaults import Workers
 from actorserve.errors import ActorGone, Expired, LoadFailed, NoWorkers, Overloaded
 from actorserve.proto.grpc_health_v1_pb2 import HealthCheckResponse
 from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
@@ -583,3 +585,30 @@ async def test_a_model_on_demand_is_serving(autojump_clock):
         with pytest.raises(GRPCError) as refused:
             await predict(channel, "none")
         assert Status.UNAVAILABLE is refused.value.status
+
+
+async def test_keys_of_the_file(autojump_clock):
+    """Every key of `[models.NAME]` that decides reaches the decision, and as many begin as `initial` says."""
+    model = {
+        "handler": "a:B",
+        "workers": {"min": 0, "max": 9, "initial": 3},
+        "target_ongoing_requests": 4.0,
+        "upscale_delay_s": 1.0,
+        "downscale_delay_s": 2.0,
+        "downscale_to_zero_delay_s": 3.0,
+        "upscaling_factor": 0.5,
+        "downscaling_factor": 0.25,
+        "look_back_period_s": 5.0,
+    }
+    async with testing.serve({"models": {"m": model}}, workers=ScriptedWorkers(SlowToLoad)) as app:
+        (view,) = app.tree().models
+        assert policy_of(view.spec) == Policy(0, 9, 4.0, 1.0, 2.0, 3.0, 0.5, 0.25, 5.0)
+        assert len(view.replicas) == 3
+
+
+def test_initial_is_between():
+    """Workers that begin outside of the bounds are an error that names them."""
+    with pytest.raises(ValueError, match="initial = 5 is not between min = 0 and max = 2"):
+        Workers(min=0, max=2, initial=5)
+    with pytest.raises(ValueError, match="initial = 2 is not between min = 1 and max = 1"):
+        Workers(initial=2)

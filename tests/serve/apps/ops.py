@@ -23,6 +23,11 @@ def keys_of(context):
     return [(one() if callable(one) else one) or "" for one in found]
 
 
+def mark(name, where):
+    """A call has come to a deployment: NAME.WHERE.PID; an error where it comes to a replica for the second time."""
+    Path(os.environ["MARKS"], f"{name}.{where}.{os.getpid()}").touch(exist_ok=False)
+
+
 class Weights:
     """A model that was loaded."""
 
@@ -85,6 +90,12 @@ class Leaf:
     def keys(self):
         return keys_of(request())
 
+    async def gated(self, name):
+        mark(name, "Leaf")
+        while not Path(os.environ["MARKS"], "open").exists():  # noqa: ASYNC240  # quick
+            await asyncio.sleep(0.005)
+        return os.getpid()
+
     async def refuse(self, text):
         raise ValueError(text)
 
@@ -114,6 +125,10 @@ class Middle:
 
     async def sleep(self, seconds):
         return await self.leaf.sleep.remote(seconds)
+
+    async def gated(self, name):
+        mark(name, "Middle")
+        return f"{os.getpid()} {await self.leaf.gated.remote(name)}"
 
     async def chained(self, seconds):
         return await self.leaf.sleep.remote(seconds) != os.getpid()
@@ -196,6 +211,9 @@ class Front:
 
     async def do_sleep(self, message, context):
         return await self.middle.sleep.remote(message.num)
+
+    async def do_gated(self, message, context):
+        return await self.middle.gated.remote(message.name)
 
     async def do_seen(self, message, context):
         return await self.leaf.seen.remote()
