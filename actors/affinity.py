@@ -4,8 +4,9 @@ What lives here: which replicas hold which models, and who takes what of a queue
 
 Rules
 1. In order of arrival, a replica takes what it has the model for, what nobody has, and what names no model.
-2. What another holds is left to it, for at most WAIT_S after its arrival; then whoever has room takes it. What another
-   loads is left to it until it holds it: no model is loaded twice at the same time.
+2. What another holds is left to it, unless it is saturated: a call that has waited for WAIT_S is taken by whoever has
+   room, who then loads the model, too. What another loads is left to it until it holds it. What replicas have said may
+   be out of date, so besides every load takes a turn (leases.py): no model is loaded twice at the same time.
 3. Who takes a call for a model loads it, as far as others are concerned, until it has seen that call and says of itself
    what it holds and loads; what it said before it had seen the call counts for nothing. After CLAIM_S it is forgotten.
 """
@@ -18,6 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 MODEL_ID = "multiplexed_model_id"
 WAIT_S = 1.0
+"""How long a call waits for the replica that holds its model before that counts as saturated."""
 CLAIM_S = 5.0
 LOOK_AT = 512
 """How many calls of a queue are looked at: none further behind overtakes."""

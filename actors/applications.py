@@ -119,9 +119,6 @@ def spec_of(source: Source, application: Application, deployed: Deployed, versio
         },
         workers_min=least,
         workers_max=most,
-        target_ongoing_requests=scaling["target_ongoing_requests"] if scaling else 2.0,
-        upscale_delay_s=scaling["upscale_delay_s"] if scaling else 30.0,
-        downscale_delay_s=scaling["downscale_delay_s"] if scaling else 600.0,
         devices=(device,) if isinstance(device, str) else tuple(device),
         threads=0 if threads == "auto" else int(threads),
         batch_size=hand,
@@ -130,6 +127,7 @@ def spec_of(source: Source, application: Application, deployed: Deployed, versio
         health_check_period_s=float(options["health_check_period_s"]),
         health_check_timeout_s=float(options["health_check_timeout_s"]),
         loaded_at_startup=True,
+        **_scaling_of(scaling or {}),
         environment=Environment(
             path=source.path,
             env={**source.env, **options.get("env", {})},
@@ -138,6 +136,18 @@ def spec_of(source: Source, application: Application, deployed: Deployed, versio
             base=str(source.folder),
         ),
     )
+
+
+SCALING = (
+    *("target_ongoing_requests", "upscale_delay_s", "downscale_delay_s", "downscale_to_zero_delay_s"),
+    *("upscaling_factor", "downscaling_factor", "look_back_period_s"),
+)
+"""Keys of autoscaling_config that a ModelSpec has under the same name."""
+
+
+def _scaling_of(scaling: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: scaling[name] for name in SCALING if name in scaling}
+    return found | {"workers_initial": scaling.get("initial_replicas")}
 
 
 IN_PLACE = ("user_config", "num_replicas", "autoscaling_config", "graceful_shutdown_timeout_s")

@@ -8,13 +8,13 @@ What must not live here: the decision (autoscaling.py), starting and draining re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 import trio
 
-from actorserve.actors.autoscaling import Held, Load, Policy, decide
+from actorserve.actors.autoscaling import Average, Held, Load, Policy, decide
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import ModelSpec
 
@@ -41,10 +41,23 @@ def policy_of(spec: ModelSpec) -> Policy:
         target_ongoing_requests=spec.target_ongoing_requests,
         upscale_delay_s=spec.upscale_delay_s,
         downscale_delay_s=spec.downscale_delay_s,
+        downscale_to_zero_delay_s=spec.downscale_to_zero_delay_s,
+        upscaling_factor=spec.upscaling_factor,
+        downscaling_factor=spec.downscaling_factor,
+        look_back_period_s=spec.look_back_period_s,
     )
 
 
 M = TypeVar("M", bound=Scaled)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is remembered of a model between two looks. `asked`: how often it was asked by then."""
+
+    held: Held | None = None
+    asked: int = 0
+    average: Average = field(default_factory=Average)
 
 
 class Autoscaler(Generic[M]):
@@ -54,7 +67,7 @@ class Autoscaler(Generic[M]):
         self._models = models
         self._resize = resize
         self._woken = trio.Event()
-        self._seen: dict[Mailbox, tuple[Held | None, int]] = {}  # what is held, and how many were asked by then
+        self._seen: dict[Mailbox, Seen] = {}
 
     def wake(self) -> None:
         """Look now: a model was added, its bounds have changed, or it has no replica and was asked."""
@@ -72,12 +85,15 @@ class Autoscaler(Generic[M]):
                 await self._woken.wait()
 
     def _look(self, model: M) -> None:
-        held, asked = self._seen.get(model.mailbox, (None, 0))
-        load = model.load()
-        if model.mailbox.asked != asked:
+        seen = self._seen.setdefault(model.mailbox, Seen())
+        load, policy, now = model.load(), policy_of(model.spec), trio.current_time()
+        if model.mailbox.asked != seen.asked:
             load = replace(load, ongoing=max(load.ongoing, 1))
-        decision = decide(policy_of(model.spec), load, held, trio.current_time())
-        self._seen[model.mailbox] = decision.held, model.mailbox.asked
+        average = seen.average.add(load.ongoing, now, policy.look_back_period_s)
+        if load.replicas:  # from zero the first request counts at once
+            load = replace(load, ongoing=average)
+        decision = decide(policy, load, seen.held, now)
+        seen.held, seen.asked = decision.held, model.mailbox.asked
         if decision.target != load.replicas:
             log.info(
                 "model scales",

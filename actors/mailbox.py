@@ -23,6 +23,7 @@ from actorserve.actors.claims import PRIORITY, Claims, Message, priority_of
 from actorserve.actors.duplex import Duplex, Seats
 from actorserve.actors.envelope import Claimed, Envelope
 from actorserve.actors.exchange import Exchange
+from actorserve.actors.leases import Leases
 from actorserve.actors.messages import Answer, Call, Capabilities, Describe, Generate, Infer, OpenSequence
 from actorserve.actors.order import Line, number
 from actorserve.actors.overload import DrainRate, who_gives_way
@@ -63,6 +64,7 @@ class Mailbox:
         self.busy = Waiters()  # replicas with one batch in hand, which may take a full one ahead of time
         self.roomy = Waiters()  # replicas that may open streams
         self.affinity: Affinity[Signal] = Affinity()  # where deployments multiplex models
+        self.leases: Leases[Callable[[int], None]] = Leases()  # who loads which of those models
         self._drained = DrainRate()
         self._emptied = trio.Event()
 

@@ -181,9 +181,14 @@ class ModelSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     workers_min: int = 1
     workers_max: int = 1
+    workers_initial: int | None = None  # how many begin; None: as workers_min
     target_ongoing_requests: float = 2.0
     upscale_delay_s: float = 30.0
     downscale_delay_s: float = 600.0
+    downscale_to_zero_delay_s: float | None = None
+    upscaling_factor: float = 1.0
+    downscaling_factor: float = 1.0
+    look_back_period_s: float = 0.0
     devices: tuple[str, ...] = ("auto",)
     threads: int = 1
     batch_size: int = 32
@@ -205,6 +210,12 @@ class ModelSpec:
     sequence_idle_timeout_s: float = 60.0
     loaded_at_startup: bool = False
     environment: Environment = field(default_factory=Environment)
+
+    @property
+    def workers_begun(self) -> int:
+        """How many replicas it begins with."""
+        wanted = self.workers_min if self.workers_initial is None else self.workers_initial
+        return min(max(wanted, self.workers_min), self.workers_max)
 
     @property
     def has_own_schema(self) -> bool:
@@ -322,10 +333,14 @@ Exit = Finished | Drained | Killed | Crashed
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Register a model version and start its workers. The reply is given when every one is READY."""
+    """Register a model version and start its workers. The reply is given when every one is READY.
+
+    `workers`: how many begin, within the bounds; None: as the spec says.
+    """
 
     model: ModelSpec
     unregister_on_failure: bool = False
+    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from typing import Any
 import structlog
 import trio
 
-from actorserve.actors import wire
+from actorserve.actors import wire, wire_calls
 from actorserve.actors.composition import Composition
 from actorserve.actors.controls import Controls
 from actorserve.actors.in_hand import InHand
+from actorserve.actors.leases import Turn
 from actorserve.actors.loading import load_content
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.memory import own_memory
@@ -113,6 +114,7 @@ class Incarnation:
         self._composition: Composition | None = None
         self._controls: Controls | None = None
         self._checks_health = self._multiplexes = False
+        self._write: Callable[[wire.Data], None] | None = None
         self._settled = trio.Event()  # READY, or ended
         self._log = log.bind(model=spec.model.key, worker=spec.index)
 
@@ -165,6 +167,7 @@ class Incarnation:
         if worker is None:
             return Crashed(f"no process within startup_timeout_s = {limit:g}", timed_out=True)
         self.pid = worker.process.pid
+        self._write = worker.write
         self._in_hand = InHand(worker.write, worker.write_now, gather_limit=self._settings.gather_limit)
         try:
             exit = await self._live(worker, self._in_hand)
@@ -186,6 +189,7 @@ class Incarnation:
         assert self._in_hand is not None  # noqa: S101  # narrows the type: run() has set it
         left = self._in_hand.abandon_all(error)
         self._taking.leave()
+        _begin(self._mailbox.leases.gone(self._may_load))
         self._settled.set()
         if self._controls is not None:
             self._controls.abandon_all()
@@ -348,13 +352,19 @@ class Incarnation:
     def _hear_of_calls(self, frame: Frame) -> None:
         """What only workers with a schema of their own say."""
         if frame.kind == Kind.MODELS:
-            said = wire.read_note(frame.payload)
-            now = trio.current_time()
-            held, loading = map(str, said["held"]), map(str, said["loading"])
-            self._mailbox.affinity.hold(self._signal, held, loading, now, int(said["seen"]))
+            said = wire_calls.read_models(frame.payload)
+            if not self._draining:
+                now = trio.current_time()
+                self._mailbox.affinity.hold(self._signal, said.held, said.loading, now, said.seen)
+            _begin(self._mailbox.leases.say(self._may_load, said.wants))
             self._mailbox.wake_next()
         elif self._controls is not None:
             self._controls.hear(frame)
+
+    def _may_load(self, number: int) -> None:
+        """A load of its worker has its turn (leases.py)."""
+        if self._write is not None:
+            self._write(wire_calls.may_load(number))
 
     def _relay(self, said: dict[str, Any]) -> None:
         """Log what the handler logged, as many lines a second as it may print."""
@@ -405,6 +415,11 @@ class Incarnation:
                 return
             with trio.move_on_at(until):
                 await self._signal.wait()
+
+
+def _begin(turns: Iterable[Turn[Callable[[int], None]]]) -> None:
+    for turn in turns:
+        turn.who(turn.number)
 
 
 def describe_status(status: int) -> str:

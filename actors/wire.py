@@ -76,6 +76,7 @@ class Kind(IntEnum):
     REPLY_ENDED = 17
     REPLY_FAILED = 18
     REPLY_CREDIT = 19
+    MAY_LOAD = 20
     READY = 64
     FAILED = 65
     BEGUN = 66

@@ -6,6 +6,7 @@ server that does not stream, the answer), TAKEN (credit for MESSAGEs).
 Composition, a call that a worker makes, has ids of its own, chosen by the worker: CALL, CALL_ITEM, CALL_END,
 CALL_CREDIT and CALL_CANCEL from the worker; REPLY_INITIAL, REPLY_CHUNK, REPLY_CREDIT, and REPLY_ENDED or REPLY_FAILED
 (one of the server's errors: its class and its text) to it.
+Multiplexing: MODELS says which models a replica holds and loads, and which turns to load it wants; MAY_LOAD gives one.
 
 What must not live here: sockets, clocks, tasks, gRPC.
 """
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from actorserve.actors.messages import Cardinality, Ending, Initial, Pairs
-from actorserve.actors.wire import HEADER_BYTES, LARGE, Data, Kind, at_end, strict
+from actorserve.actors.wire import HEADER_BYTES, LARGE, Data, Kind, at_end, note, read_note, strict
 
 _HEADER = struct.Struct("<BQI")
 _OPEN = struct.Struct("<qBBHHHII")
@@ -227,3 +228,39 @@ def read_failed(payload: bytes) -> tuple[str, str, dict[str, Any]]:
     """What `failed` packed."""
     error, text, extra = json.loads(payload)
     return str(error), str(text), dict(extra)
+
+
+# --- multiplexing -------------------------------------------------------------------------
+
+
+class Models(NamedTuple):
+    """What a replica says of its models, once it has `seen` so many calls. `wants`: turns to load, with numbers."""
+
+    held: list[str]
+    loading: list[str]
+    seen: int
+    wants: list[tuple[str, int]]
+
+
+def models(said: Models) -> bytes:
+    """A MODELS frame."""
+    return note(Kind.MODELS, said._asdict())
+
+
+@strict
+def read_models(payload: bytes) -> Models:
+    """What `models` packed."""
+    said = read_note(payload)
+    held, loading = list(map(str, said["held"])), list(map(str, said["loading"]))
+    return Models(held, loading, int(said["seen"]), [(str(model), int(number)) for model, number in said["wants"]])
+
+
+def may_load(number: int) -> bytes:
+    """A MAY_LOAD frame: the turn of this number has come."""
+    return note(Kind.MAY_LOAD, {"number": number})
+
+
+@strict
+def read_may_load(payload: bytes) -> int:
+    """What `may_load` packed."""
+    return int(read_note(payload)["number"])

@@ -36,6 +36,7 @@ FLOORS = {
     "actorserve.actors.wire_calls": 1,
     "actorserve.handlers": 2,
     "actorserve.actors.affinity": 2,
+    "actorserve.actors.leases": 2,
     "actorserve.actors.autoscaling": 2,
     "actorserve.actors.batching": 2,
     "actorserve.actors.applications": 2,
@@ -153,6 +154,7 @@ IN_WORKERS = (
 )
 PURE = (
     "affinity",
+    "leases",
     "applications",
     "autoscaling",
     "registry_rules",

@@ -98,6 +98,7 @@ class Engine:
         self._late: deque[Frame] = deque()  # what the watchdog has read
         self._turns = 0
         self.opened = 0  # calls, in all
+        self.on_may_load: Callable[[int], None] = lambda _number: None
 
     async def run(self) -> None:
         """Return after STOP."""
@@ -181,6 +182,8 @@ class Engine:
                 call.hear(kind, payload)
             elif (outgoing := self.outgoing.get(id)) is not None and kind in _OF_OUTGOING:
                 outgoing.hear(kind, payload)
+            elif kind == Kind.MAY_LOAD:
+                self.on_may_load(wire_calls.read_may_load(payload))
             elif kind == Kind.CONTROL:
                 self.spawn(self._control(id, json.loads(payload)))
             elif kind == Kind.STOP and not self._stopped.done():

@@ -5,13 +5,15 @@ What lives here: `EngineLink`, and which exception a handle raises for each way 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from itertools import count
 
 from actorserve import errors
-from actorserve.actors import wire
+from actorserve.actors import wire_calls
 from actorserve.actors.messages import Cardinality, Ending
-from actorserve.actors.wire import Kind
 from actorserve.handlers.rpc.engine import Engine
 from actorserve.handlers.rpc.outgoing import CallFailed, Outgoing
 from actorserve.serve.context import OutCall
@@ -101,8 +103,10 @@ class EngineLink:
         self.loop = engine.loop
         self._engine = engine
         self._asked: Counter[str] = Counter()
-        self._held: Sequence[str] | None = None  # None: nothing is multiplexed
-        self._loading: Sequence[str] = ()
+        self._caches: dict[str, tuple[Sequence[str], Sequence[str]]] = {}  # what each holds and loads
+        self._turns: dict[int, tuple[str, asyncio.Future[None]]] = {}
+        self._numbers = count(1)
+        engine.on_may_load = self._begin_turn
 
     def call(self, call: OutCall) -> Answer:
         """Begin a call, at once."""
@@ -122,12 +126,36 @@ class EngineLink:
             )
         )
 
-    def hold(self, held: Sequence[str], loading: Sequence[str]) -> None:
+    def hold(self, cache: str, held: Sequence[str], loading: Sequence[str]) -> None:
         """Say which models this replica holds and loads, those that calls in hand are for included."""
-        self._held, self._loading = held, loading
-        coming = dict.fromkeys((*loading, *(model for model in self._asked if model not in held)))
-        said = {"held": list(held), "loading": list(coming), "seen": self._engine.opened}
-        self._engine.post(wire.note(Kind.MODELS, said))
+        self._caches[cache] = held, loading
+        self._say()
+
+    def _say(self) -> None:
+        held = dict.fromkeys(model for here, _ in self._caches.values() for model in here)
+        loading = dict.fromkeys(model for _, coming in self._caches.values() for model in coming)
+        loading.update(dict.fromkeys(model for model in self._asked if model not in held))
+        wants = [(key, number) for number, (key, _) in self._turns.items()]
+        said = wire_calls.Models(list(held), list(loading), self._engine.opened, wants)
+        self._engine.post(wire_calls.models(said))
+
+    @contextlib.asynccontextmanager
+    async def turn(self, cache: str, model: str) -> AsyncIterator[None]:
+        """Have the load of a model to oneself, among all replicas; waits until nobody else loads it."""
+        number, begun = next(self._numbers), self.loop.create_future()
+        self._turns[number] = f"{cache}/{model}", begun
+        self._say()
+        try:
+            await begun
+            yield
+        finally:
+            del self._turns[number]
+            self._say()
+
+    def _begin_turn(self, number: int) -> None:
+        _, begun = self._turns.get(number, ("", None))  # it may have been given up meanwhile
+        if begun is not None and not begun.done():
+            begun.set_result(None)
 
     def begin(self, model: str) -> None:
         """A call that asks for a model has come."""
@@ -138,5 +166,5 @@ class EngineLink:
         self._asked[model] -= 1
         if not self._asked[model]:
             del self._asked[model]
-            if self._held is not None and model not in self._held:
-                self.hold(self._held, self._loading)
+            if self._caches and not any(model in held for held, _ in self._caches.values()):
+                self._say()

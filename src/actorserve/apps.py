@@ -217,11 +217,21 @@ class Apps:
             log.info("application served", application=source.name, ingress=running.ingress)
             return running
 
-    async def _spawn(self, running: Running, deployed: Deployed) -> None:
+    async def _spawn(self, running: Running, deployed: Deployed, before: ModelSpec | None = None) -> None:
+        """Start the replicas of a deployment: as many as `before`, which they replace, has now."""
         self._versions += 1
         spec = spec_of(running.source, running.application, deployed, str(self._versions))
-        running.ready[deployed.name] = await self._supervisor.carry_out(Spawn(spec))
+        workers = None if before is None else self._alive(before)
+        running.ready[deployed.name] = await self._supervisor.carry_out(Spawn(spec, workers=workers))
         running.specs[deployed.name] = spec
+
+    def _alive(self, spec: ModelSpec) -> int | None:
+        """How many replicas it has that answer, or will. None: none."""
+        states = (State.LOADING, State.READY, State.RESTARTING)
+        replicas = [
+            one for model in self._supervisor.observe().models if model.spec.key == spec.key for one in model.replicas
+        ]
+        return sum(one.state in states for one in replicas) or None
 
     def _take(self, running: Running) -> None:
         name, ingress = running.source.name, running.ingress
@@ -261,7 +271,7 @@ class Apps:
                 if name in old and _may_stay(running, old[name], changed, deployed):
                     changed.specs[name], changed.ready[name] = running.specs[name], running.ready[name]
                 else:
-                    await self._spawn(changed, deployed)
+                    await self._spawn(changed, deployed, running.specs.get(name))
                     begun.append(changed.specs[name])
             await self.wait_ready(changed)
             await self._update_in_place(running, changed)

@@ -217,6 +217,24 @@ class Model(Table):
     downscale_delay_s: float = Field(
         default=600.0, ge=0, le=86400, description="Seconds that fewer workers must have been wanted."
     )
+    downscale_to_zero_delay_s: float | None = Field(
+        default=None,
+        ge=0,
+        le=86400,
+        description="Seconds without a request after which the last worker ends. Default: `downscale_delay_s`.",
+    )
+    upscaling_factor: float = Field(
+        default=1.0, gt=0, le=1000, description="Part of the way to what is wanted that one change goes up."
+    )
+    downscaling_factor: float = Field(
+        default=1.0, gt=0, le=1000, description="Part of the way that one change goes down; one worker at the least."
+    )
+    look_back_period_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="Seconds over which the requests waiting or at work are averaged. 0: those of now.",
+    )
     device: str | Texts = Field(
         default=AUTO,
         description="Where workers compute: `cpu`, `cuda:N`, a list of the latter, or `auto`: all GPUs, the CPU where "

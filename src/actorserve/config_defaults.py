@@ -29,11 +29,17 @@ class Workers(Table):
     max: int | None = Field(
         default=None, ge=0, le=MOST_WORKERS, description="The most there are. Default: as `min`, so nothing scales."
     )
+    initial: int | None = Field(
+        default=None, ge=0, le=MOST_WORKERS, description="Workers started, between the two. Default: as `min`."
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Workers:
         if self.max is not None and self.max < self.min:
             raise ValueError(f"max = {self.max} is less than min = {self.min}")
+        most = self.min if self.max is None else self.max
+        if self.initial is not None and not self.min <= self.initial <= most:
+            raise ValueError(f"initial = {self.initial} is not between min = {self.min} and max = {most}")
         return self
 
 

@@ -121,7 +121,7 @@ class Reloader:
         await self._release(spec for spec in made if spec.model_dir not in used)
         self._say(new, found)
         self._take_up_listeners(new, tokens)
-        models = (entry.spec.key for entry in entries.values() if entry.spec.workers_min)
+        models = (entry.spec.key for entry in entries.values() if entry.spec.workers_begun)
         self._health.reconfigure([*models, *expected(new.servicers)])
         taken_up = {key: getattr(new, key) for key in ("models", "model_defaults", "servicers")}
         self.settings = self.settings.model_copy(update=taken_up)

@@ -280,7 +280,7 @@ class Server:
 
     def _expected(self) -> list[str]:
         """The keys of what starts with the server and has workers."""
-        models = (spec.key for spec in self.specs if spec.workers_min)
+        models = (spec.key for spec in self.specs if spec.workers_begun)
         return [*models, *expected(self.settings.servicers)]
 
     def _changed(self) -> None:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from universe import universe, until
 
 from actorserve import testing
-from actorserve.actors.autoscaling import Decision, Held, Load, Policy, decide
+from actorserve.actors.autoscaler import policy_of
+from actorserve.actors.autoscaling import Average, Decision, Held, Load, Policy, decide, desired
 from actorserve.actors.messages import Infer, OpenSequence, Scale, State
+from actorserve.config_defaults import Workers
 from actorserve.errors import ActorGone, Expired, LoadFailed, NoWorkers, Overloaded
 from actorserve.proto.grpc_health_v1_pb2 import HealthCheckResponse
 from actorserve.proto.inference_grpc import InferenceAPIsServiceStub
@@ -24,11 +26,12 @@ from actorserve.scripted import ScriptedWorker, ScriptedWorkers
 # --- the decision -----------------------------------------------------------------------------------
 
 DELAYS = st.sampled_from([0.0, 0.5, 3.0, 10.0])
+FACTORS = st.sampled_from([0.1, 0.5, 1.0, 1.5, 7.0])
 
 
 @st.composite
-def policies(draw, least=0):
-    """Any policy that a configuration allows."""
+def policies(draw, least=0, *, factors=False, to_zero=False):
+    """Any policy that a configuration allows; `factors`: also with Ray's factors and average."""
     low = draw(st.integers(least, 4))
     return Policy(
         min_replicas=low,
@@ -36,9 +39,14 @@ def policies(draw, least=0):
         target_ongoing_requests=draw(st.sampled_from([0.5, 1.0, 2.0, 7.0])),
         upscale_delay_s=draw(DELAYS),
         downscale_delay_s=draw(DELAYS),
+        downscale_to_zero_delay_s=draw(st.none() | DELAYS) if to_zero else None,
+        upscaling_factor=draw(FACTORS) if factors else 1.0,
+        downscaling_factor=draw(FACTORS) if factors else 1.0,
+        look_back_period_s=draw(st.sampled_from([0.0, 3.0])) if factors else 0.0,
     )
 
 
+ANY = policies(factors=True, to_zero=True)
 LOADS = st.builds(Load, ongoing=st.integers(0, 60), replicas=st.integers(0, 12), failed=st.integers(0, 3))
 HELD = st.none() | st.builds(Held, since=st.floats(0, 100), wanted=st.integers(0, 12))
 LOOKS = st.lists(st.tuples(st.sampled_from([0.0, 0.25, 1.0, 4.0]), st.integers(0, 30)), max_size=60)
@@ -55,7 +63,7 @@ def play(policy, looks, replicas):
     return history
 
 
-@given(policies(), LOADS, HELD, st.floats(100, 200))
+@given(ANY, LOADS, HELD, st.floats(100, 200))
 def test_the_target_is_within_the_bounds(policy, load, held, now):
     """Whatever is asked, held or FAILED: never more than max, never fewer than min, the FAILED counted in both."""
     target = decide(policy, load, held, now).target
@@ -64,7 +72,7 @@ def test_the_target_is_within_the_bounds(policy, load, held, now):
         assert target + load.failed >= policy.min_replicas or target == policy.max_replicas
 
 
-@given(policies(), st.tuples(st.integers(0, 60), st.integers(0, 60)), st.integers(0, 12), HELD, st.floats(100, 200))
+@given(ANY, st.tuples(st.integers(0, 60), st.integers(0, 60)), st.integers(0, 12), HELD, st.floats(100, 200))
 def test_more_ongoing_never_means_fewer(policy, ongoing, replicas, held, now):
     """All else equal, more requests ongoing never lead to fewer replicas."""
     fewer = decide(policy, Load(min(ongoing), replicas), held, now).target
@@ -105,17 +113,20 @@ def test_no_change_is_faster_than_its_delay(policy, looks, more):
             since = index + 1
 
 
-@given(policies(), LOOKS, st.integers(1, 9))
+@given(policies(to_zero=True), LOOKS, st.integers(1, 9))
 def test_zero_is_reached_only_where_min_is_zero(policy, looks, replicas):
-    """A model that may have replicas goes to none only if min is 0 and nothing at all was ongoing for
-    downscale_delay_s.
+    """A model that may have replicas goes to none only from one, and only if min is 0 and nothing at all was ongoing
+    for downscale_to_zero_delay_s, which is downscale_delay_s where it is not given.
     """
     history = play(policy, looks, replicas)
     for index, (_, ongoing, before, after) in enumerate(history):
         if before and not after and policy.max_replicas:
             assert policy.min_replicas == 0
             assert not ongoing
-            assert lasted(history, index, 0, lambda look: not look[1]) >= policy.downscale_delay_s
+            assert before == 1
+            given = policy.downscale_to_zero_delay_s
+            delay = policy.downscale_delay_s if given is None else given
+            assert lasted(history, index, 0, lambda look: not look[1]) >= delay
 
 
 @given(policies(), st.integers(0, 60), st.integers(0, 12))
@@ -126,11 +137,77 @@ def test_a_steady_load_settles(policy, ongoing, replicas):
     assert {min(max(wanted, policy.min_replicas), policy.max_replicas)} == {after for *_, after in history[-20:]}
 
 
-@given(policies(), LOADS, HELD, st.floats(100, 200))
+@given(ANY, LOADS, HELD, st.floats(100, 200))
 def test_every_change_has_a_reason(policy, load, held, now):
     """A decision says why exactly if it changes something."""
     decision = decide(policy, load, held, now)
     assert bool(decision.reason) == (decision.target != load.replicas)
+
+
+@given(ANY, st.integers(0, 60), st.integers(1, 12))
+def test_rays_formula(policy, ongoing, replicas):
+    """With factors of 1: replicas x ongoing / (target x replicas), rounded up. Others go a part of that way, never the
+    other way, and never stand still short of it.
+    """
+    exact = math.ceil(replicas * (ongoing / (policy.target_ongoing_requests * replicas)) - 1e-9)
+    exact = max(exact, 0 if replicas == 1 else 1)
+    wanted = desired(policy, ongoing, replicas)
+    factor = policy.upscaling_factor if exact > replicas else policy.downscaling_factor
+    if factor == 1:
+        assert exact == wanted
+    elif factor < 1:
+        assert min(exact, replicas) <= wanted <= max(exact, replicas)
+    assert (wanted > replicas) == (exact > replicas)
+    assert (wanted < replicas) == (exact < replicas)
+
+
+@pytest.mark.parametrize(
+    ("ongoing", "replicas", "factors", "wanted"),
+    [
+        (20, 2, (1, 1), 10),
+        (20, 2, (0.5, 1), 6),  # 2 + (10 - 2) / 2
+        (20, 2, (2, 1), 18),
+        (21, 2, (0.5, 1), 7),  # rounded up
+        (4, 10, (1, 0.5), 6),
+        (4, 10, (1, 0.01), 9),  # one at the least
+        (0, 10, (1, 1), 1),  # the last goes by itself
+        (0, 1, (1, 1), 0),
+        (9, 0, (1, 1), 1),
+        (9, 0, (3, 1), 3),
+    ],
+)
+def test_factors(ongoing, replicas, factors, wanted):
+    """A factor is the part of the way from what there is to what is wanted; from zero it is how many begin."""
+    assert wanted == desired(
+        Policy(0, 100, 2.0, upscaling_factor=factors[0], downscaling_factor=factors[1]), ongoing, replicas
+    )
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 1.0, 4.0]), st.integers(0, 30)), min_size=1, max_size=60))
+def test_the_average(looks):
+    """What each look found counts for the time since the look before, as far as that lies within the period."""
+    average, now, spans = Average(), 50.0, []
+    for wait, ongoing in looks:
+        began, now = now, now + wait
+        spans.append((began if spans else now, now, ongoing))
+        found = average.add(ongoing, now, 5.0)
+        parts = [(max(end, now - 5) - max(start, now - 5), value) for start, end, value in spans]
+        total = sum(length for length, _ in parts)
+        expected = sum(length * value for length, value in parts) / total if total else ongoing
+        assert found == pytest.approx(expected)
+        assert len(average._spans) <= len(looks)
+    assert average.add(3, now, 0.0) == 3
+
+
+def test_with_an_average_the_last_wish_counts():
+    """With look_back_period_s the delay still has to pass, and then what the average wants is done, as in Ray."""
+    policy = Policy(1, 9, upscale_delay_s=30, look_back_period_s=30)
+    held = decide(policy, Load(2.5, 1), None, 0).held
+    held = decide(policy, Load(11, 1), held, 29).held
+    assert Decision(6, reason="12 ongoing at 2 a replica: 6 wanted for 30.0 s (upscale_delay_s = 30)") == decide(
+        policy, Load(12, 1), held, 30
+    )
+    assert decide(policy, Load(2, 1), held, 30) == Decision(1)
 
 
 def test_the_least_that_was_wanted_counts():
@@ -219,6 +296,48 @@ async def test_on_demand_and_back(autojump_clock, logged):
     assert "1 ongoing and no replica" == reasons(logged)[0][2]
     assert "at most 0 wanted for" in reasons(logged)[1][2]
     assert "(downscale_delay_s = 60)" in reasons(logged)[1][2]
+
+
+async def test_to_zero_takes_its_own_delay(autojump_clock, logged):
+    """Replicas leave down to one after downscale_delay_s, and the last after downscale_to_zero_delay_s; as many as
+    workers_initial says begin.
+    """
+    async with universe(Slow) as u:
+        delays = {"downscale_delay_s": 20, "downscale_to_zero_delay_s": 300}
+        await u.spawn(workers_min=0, workers_max=4, workers_initial=3, **delays)
+        began = trio.current_time()
+        assert 3 == alive(u)
+        await until(lambda: alive(u) == 1)
+        assert 18 <= trio.current_time() - began <= 25
+        await until(lambda: not u.states())
+        assert 318 <= trio.current_time() - began <= 328
+    assert [(3, 1), (1, 0)] == [change[:2] for change in reasons(logged)]
+    assert "(downscale_to_zero_delay_s = 300)" in reasons(logged)[1][2]
+
+
+async def test_an_average_in_virtual_time(autojump_clock, logged):
+    """Peaks that last longer than upscale_delay_s start nothing while their average wants nothing; a load that stays
+    brings what its average wants when the delay has passed.
+    """
+    async with universe(Slow) as u, trio.open_nursery() as nursery:
+        delays = {"upscale_delay_s": 2, "look_back_period_s": 20}
+        await u.spawn(workers_min=1, workers_max=9, batch_size=1, target_ongoing_requests=8, **delays)
+        await trio.sleep(20)
+        for _ in range(4):  # 4 of 10 s there are 10 ongoing: 4 on average
+            async with trio.open_nursery() as four_seconds:
+                four_seconds.cancel_scope.deadline = trio.current_time() + 4
+                for _ in range(10):
+                    four_seconds.start_soon(u.ask, b"100")
+            await trio.sleep(6)
+        assert 1 == alive(u)
+        for _ in range(24):
+            nursery.start_soon(u.ask, b"1000")
+        await until(lambda: alive(u) > 1)
+        nursery.cancel_scope.cancel()
+    ((before, target, reason),) = reasons(logged)
+    assert before == 1
+    assert 2 <= target <= 3
+    assert f": {target} wanted for" in reason
 
 
 async def test_on_demand_with_tickets(autojump_clock):
@@ -466,3 +585,30 @@ async def test_a_model_on_demand_is_serving(autojump_clock):
         with pytest.raises(GRPCError) as refused:
             await predict(channel, "none")
         assert Status.UNAVAILABLE is refused.value.status
+
+
+async def test_keys_of_the_file(autojump_clock):
+    """Every key of `[models.NAME]` that decides reaches the decision, and as many begin as `initial` says."""
+    model = {
+        "handler": "a:B",
+        "workers": {"min": 0, "max": 9, "initial": 3},
+        "target_ongoing_requests": 4.0,
+        "upscale_delay_s": 1.0,
+        "downscale_delay_s": 2.0,
+        "downscale_to_zero_delay_s": 3.0,
+        "upscaling_factor": 0.5,
+        "downscaling_factor": 0.25,
+        "look_back_period_s": 5.0,
+    }
+    async with testing.serve({"models": {"m": model}}, workers=ScriptedWorkers(SlowToLoad)) as app:
+        (view,) = app.tree().models
+        assert policy_of(view.spec) == Policy(0, 9, 4.0, 1.0, 2.0, 3.0, 0.5, 0.25, 5.0)
+        assert len(view.replicas) == 3
+
+
+def test_initial_is_between():
+    """Workers that begin outside of the bounds are an error that names them."""
+    with pytest.raises(ValueError, match="initial = 5 is not between min = 0 and max = 2"):
+        Workers(min=0, max=2, initial=5)
+    with pytest.raises(ValueError, match="initial = 2 is not between min = 1 and max = 1"):
+        Workers(initial=2)

@@ -100,3 +100,29 @@ def test_cut_off_frames_are_refused():
     for at in range(len(payload)):
         with pytest.raises(wire.WireError):
             wire_calls.read_open_call((1, payload[:at]))
+
+
+@given(st.lists(TEXT), st.lists(TEXT), st.integers(0, 2**40), st.lists(st.tuples(TEXT, st.integers(0, 2**40))))
+def test_models_and_turns(held, loading, seen, wants):
+    """What a replica says of its models, and the number of a turn, are read as they were packed."""
+    said = wire_calls.Models(held, loading, seen, wants)
+    assert wire_calls.read_models(wire_calls.models(said)[wire.HEADER_BYTES :]) == said
+    assert wire_calls.read_may_load(wire_calls.may_load(seen)[wire.HEADER_BYTES :]) == seen
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"held": 1, "loading": [], "seen": 0, "wants": []}',
+        b'{"held": [], "loading": [], "seen": "x", "wants": []}',
+        b'{"held": [], "loading": [], "seen": 0, "wants": [1]}',
+        b'{"held": [], "loading": [], "seen": 0, "wants": [["m"]]}',
+    ],
+)
+def test_models_that_make_no_sense(payload):
+    """A worker that says nonsense of its models breaks the protocol, and nothing else breaks."""
+    with pytest.raises(wire.WireError):
+        wire_calls.read_models(payload)

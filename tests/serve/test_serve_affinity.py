@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actorserve.actors.affinity import CLAIM_S, MODEL_ID, NEVER, WAIT_S, Affinity
+from actorserve.actors.leases import Leases, Turn
 
 
 def envelope(model="", arrival=0.0):
@@ -82,3 +83,31 @@ def test_order_and_count(models, held, count):
     assert len(taken) <= count
     expected = [one for one in waiting if one.message.metadata.get(MODEL_ID, "") in {"", *held}]
     assert taken == expected[:count]
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from("ABC"), st.lists(st.tuples(st.sampled_from("xy"), st.integers(1, 4)), max_size=4)),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_turns_to_load(steps):
+    """Whoever says and ends whatever: of those who want to load a model exactly one has the turn, nobody loses it to
+    another, it goes by who asked first, and it is given once.
+    """
+    leases, wanted, having = Leases(), {}, {}
+    asked = []
+    for who, wants in [*steps, *((who, None) for who in "ABC")]:
+        begun = leases.gone(who) if wants is None else leases.say(who, wants)
+        own = {Turn(who, *one) for one in wants or ()}
+        wanted[who] = own
+        asked = [turn for turn in asked if turn.who != who or turn in own]
+        asked += [turn for turn in dict.fromkeys(Turn(who, *one) for one in wants or ()) if turn not in asked]
+        having = {model: turn for model, turn in having.items() if turn in wanted[turn.who]}
+        for turn in begun:
+            assert turn.model not in having
+            having[turn.model] = turn
+        assert having == {model: first for model in "xy" for first in [t for t in asked if t.model == model][:1]}
+        assert len(leases) == len(asked)
+    assert len(leases) == 0

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -171,27 +170,94 @@ async def test_handles():
 
 
 async def test_multiplexing(tmp_path):
-    """Fifty models over two replicas with room for five each: no model is loaded twice at once."""
-    deployments = {"Leaf": {"num_replicas": 2, "max_ongoing_requests": 20}}
-    application = {
-        "import_path": "ops:app",
-        "path": [APPS],
-        "deployments": deployments,
-        "env": {"MARKS": str(tmp_path)},
-    }
-    async with running(ops=application) as (_, client):
+    """Fifty models over two replicas with room for five each, two hundred requests at once: every one is answered, no
+    model is loaded twice at once, in one replica or in two, and none has more than five.
+    """
+    deployments = {"Leaf": {"num_replicas": 2, "max_ongoing_requests": 20}, "Front": {"max_ongoing_requests": 200}}
+    async with running(ops=application("ops:app", tmp_path, deployments)) as (_, client):
         answers = []
 
         async def use(model):
             reply, _ = await client.do("use", model, limit_s=60)
-            answers.append(reply.greeting)
+            answers.append(reply.greeting.split())
 
+        limiter = trio.to_thread.current_default_thread_limiter()
+        limiter.total_tokens = 200
         async with trio.open_nursery() as nursery:
             for number in range(200):
                 nursery.start_soon(use, f"m{number % 50}")
-        assert sorted(answer.partition("@")[0] for answer in answers) == sorted(f"m{n % 50}" for n in range(200))
-        loads, held = eval((await client.do("loads"))[0].greeting)  # noqa: S307  # a pair of numbers
-        assert held <= 5 <= loads
+        assert sorted(model for model, *_ in answers) == sorted(f"m{n % 50}" for n in range(200))
+        loaded = {pid: max(int(n) for _, one, _, n in answers if one == pid) for _, pid, _, _ in answers}
+        assert len(loaded) == 2
+        assert sum(loaded.values()) >= 50
+        assert max(int(alive) for _, _, alive, _ in answers) <= 5
+
+
+async def test_a_saturated_holder(tmp_path):
+    """A call passes by the holder of its model that is saturated, and the other replica loads the model, too. When the
+    first has lost it meanwhile and wants it back, it waits until the other has loaded it.
+    """
+    async with running(holding=application("holding:app", tmp_path)) as (app, client):
+        metadata = (("multiplexed_model_id", "m"),)
+        answers = {}
+
+        async def ask(what):
+            answers[what] = (await client.do(what, metadata=metadata, limit_s=60))[0].greeting
+
+        async def until(condition):
+            while not condition():
+                await trio.lowlevel.checkpoint()
+
+        leases = app.server.apps.mailbox_of("holding", "Holder").leases
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask, "again")
+                await until((tmp_path / "held").exists)
+                (tmp_path / "m.kept").touch()
+                nursery.start_soon(ask, "once")
+                await until((tmp_path / "m.loading").exists)
+                (tmp_path / "go").touch()
+                await until(lambda: len(leases) == 2 and not (tmp_path / "another.loading").exists())
+                assert answers == {}
+                (tmp_path / "m.kept").unlink()
+        assert len(set(answers.values())) == 2
+        assert len(leases) == 0
+
+
+async def test_autoscaling(tmp_path):
+    """autoscaling_config scales a deployment's replicas with its calls, from none and back to none."""
+    scaling = {"min_replicas": 0, "max_replicas": 3, "target_ongoing_requests": 1.0, "look_back_period_s": 0.0}
+    scaling |= {"upscale_delay_s": 0.0, "downscale_delay_s": 0.0}
+    async with running(ops=application("ops:app", tmp_path, {"Leaf": {"autoscaling_config": scaling}})) as (
+        app,
+        client,
+    ):
+
+        async def until(count):
+            def replicas():
+                return next(len(model.replicas) for model in app.tree().models if model.spec.name == "ops:Leaf")
+
+            with trio.fail_after(30):
+                while replicas() != count:
+                    await trio.lowlevel.checkpoint()
+
+        await until(0)
+        async with trio.open_nursery() as nursery:
+            for name in ("a", "b", "c", "d"):
+                nursery.start_soon(client.do, "gated", name)
+            await until(3)
+            (tmp_path / "open").touch()
+        await until(0)
+
+
+def application(import_path, marks, deployments=None):
+    """One of the file, whose workers leave their marks in a folder."""
+    return {
+        "import_path": import_path,
+        "path": [APPS],
+        "deployments": deployments or {},
+        "env": {"MARKS": str(marks)},
+    }
 
 
 async def test_streams_that_nobody_takes():
@@ -234,41 +300,58 @@ async def test_a_replica_that_dies():
         assert "request_id" in trailers
 
 
-async def test_kill_under_load():
-    """A replica killed under a composition of three: every request ends once, those on healthy replicas well."""
-    deployments = {"Leaf": {"num_replicas": 2}, "Middle": {"num_replicas": 2}}
-    async with running(deployments=deployments) as (app, client):
-        ended = []
-        killed = threading.Event()
+@pytest.mark.parametrize("victim", ["Leaf", "Middle"])
+async def test_kill_under_load(tmp_path, victim):
+    """A replica killed under a composition of three: what it had in hand ends with UNAVAILABLE, and nothing else does:
+    what healthy replicas have goes on there, what waits is answered, and every call came to one replica only.
+    """
+    deployments = {
+        "Leaf": {"num_replicas": 2, "max_ongoing_requests": 3},
+        "Middle": {"num_replicas": 2, "max_ongoing_requests": 7},
+    }
+    names = [f"r{number}" for number in range(12)]
+    ended = []
 
-        async def one():
+    def came():
+        """Which replica each call has come to, by deployment."""
+        found = {"Leaf": {}, "Middle": {}}
+        for one in tmp_path.glob("r*"):
+            name, where, pid = one.name.split(".")
+            found[where].setdefault(name, []).append(pid)
+        return found
+
+    async with running(ops=application("ops:app", tmp_path, deployments)) as (_, client):
+
+        async def ask(name):
             try:
-                reply, _ = await client.do("sleep", num=1)
-                ended.append(("OK", int(reply.greeting)))
+                ended.append((name, (await client.do("gated", name, limit_s=60))[0].greeting))
             except grpc.RpcError as error:
-                ended.append((error.code().name, 0))
+                ended.append((name, error.code().name))
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(8):
-                nursery.start_soon(one)
-            with trio.fail_after(20):
-                while True:
-                    leaves = [
-                        replica
-                        for model in app.tree().models
-                        if model.spec.name == "ops:Leaf"
-                        for replica in model.replicas
-                    ]
-                    if len(leaves) == 2 and all(leaf.in_hand for leaf in leaves):
-                        break
-                    await trio.lowlevel.checkpoint()
-            victim = leaves[0].pid
-            os.kill(victim, signal.SIGKILL)
-            killed.set()
-        assert len(ended) == 8
-        assert {code for code, _ in ended} == {"OK", "UNAVAILABLE"}
-        assert victim not in {pid for code, pid in ended if code == "OK"}
-        assert (await client.do("sleep", num=0))[0].greeting != str(victim)
+        async def until(condition):
+            while not condition():
+                await trio.lowlevel.checkpoint()
+
+        with trio.fail_after(40):
+            async with trio.open_nursery() as nursery:
+                for name in names:
+                    nursery.start_soon(ask, name)
+                await until(lambda: [len(one) for one in came().values()] == [6, 12])
+                before = came()
+                dead = before[victim][next(iter(before["Leaf"]))][0]
+                hit = {name for name, pids in before[victim].items() if pids == [dead]}
+                os.kill(int(dead), signal.SIGKILL)
+                await until(lambda: len(ended) >= len(hit))
+                assert sorted(ended) == sorted((name, "UNAVAILABLE") for name in hit)
+                (tmp_path / "open").touch()
+    answers = dict(ended)
+    assert len(ended) == len(answers) == len(names)
+    assert 0 < len(hit) < len(names)
+    for name in set(names) - hit:
+        pids = [came()["Middle"][name], came()["Leaf"][name]]
+        assert answers[name].split() == [pid for (pid,) in pids]
+        assert pids[1] == before["Leaf"].get(name, pids[1])
+        assert dead not in answers[name]
 
 
 async def test_which_application():

@@ -103,10 +103,22 @@ def test_devices():
     assert Leaf.options(device=["cuda:0", "cuda:1"]).settings.data()["device"] == ["cuda:0", "cuda:1"]
 
 
+def test_auto_with_more():
+    """With num_replicas="auto" there may be a hundred replicas where autoscaling_config does not say otherwise."""
+    data = Leaf.options(num_replicas="auto", autoscaling_config={"target_ongoing_requests": 7}).settings.data()
+    scaling = data["autoscaling_config"]
+    assert (scaling["min_replicas"], scaling["max_replicas"], scaling["target_ongoing_requests"]) == (1, 100, 7)
+    data = Leaf.options(num_replicas="auto", autoscaling_config={"max_replicas": 3}).settings.data()
+    assert data["autoscaling_config"]["max_replicas"] == 3
+
+
 def test_autoscaling_config_of_an_earlier_ray():
     """The names of earlier versions mean today's."""
     config = AutoscalingConfig.of({"target_num_ongoing_requests_per_replica": 3, "max_replicas": 4})
     assert (config.target_ongoing_requests, config.max_replicas) == (3, 4)
+    config = AutoscalingConfig.of({"smoothing_factor": 0.5, "upscaling_factor": 2, "max_replicas": 4})
+    assert (config.upscaling_factor, config.downscaling_factor) == (2, 0.5)
+    assert AutoscalingConfig.of({"downscale_smoothing_factor": 0.1}).downscaling_factor == 0.1
     assert gRPCOptions.of({"port": 9001}).grpc_servicer_functions == []
     with pytest.raises(OptionError, match=r"grpc_options\.ports: unknown"):
         gRPCOptions.of({"ports": 1})

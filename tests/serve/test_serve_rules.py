@@ -8,6 +8,8 @@ from grpclib.const import Status
 
 from actorserve import errors
 from actorserve.actors.applications import MOST_QUEUED, Application, Source, same_replicas, spec_of
+from actorserve.actors.autoscaler import policy_of
+from actorserve.actors.autoscaling import Policy
 from actorserve.serve.definition import deployment
 from actorserve.serve.graph import build
 from actorserve.services.applications import Board, Taken, choose, named_in
@@ -118,6 +120,31 @@ def test_options_become_a_model():
     fixed = described(num_replicas=2, max_queued_requests=9).deployments[0]
     spec = spec_of(Source("app", Path("/x")), application, fixed, "1")
     assert (spec.workers_min, spec.workers_max, spec.queue_size) == (2, 2, 9)
+
+
+def test_autoscaling_config_becomes_a_policy():
+    """Every key of autoscaling_config that decides reaches the decision, and Ray's defaults with them."""
+    given = {
+        "min_replicas": 0,
+        "max_replicas": 9,
+        "initial_replicas": 3,
+        "target_ongoing_requests": 4.0,
+        "upscale_delay_s": 1.0,
+        "downscale_delay_s": 2.0,
+        "downscale_to_zero_delay_s": 3.0,
+        "upscaling_factor": 0.5,
+        "downscaling_factor": 0.25,
+        "look_back_period_s": 5.0,
+    }
+    spec = spec_for(autoscaling_config=given)
+    assert policy_of(spec) == Policy(0, 9, 4.0, 1.0, 2.0, 3.0, 0.5, 0.25, 5.0)
+    assert spec.workers_begun == 3
+    assert policy_of(spec_for(num_replicas="auto")) == Policy(1, 100, 2.0, 30.0, 600.0, None, 1.0, 1.0, 30.0)
+
+
+def spec_for(**options):
+    application = described(**options)
+    return spec_of(Source("app", Path("/x")), application, application.deployments[0], "1")
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,12 @@ def test_nothing_runs_here():
 
 
 def test_updates():
-    """A user_config changes in place and is refused by all or none; other code rolls over with no failed request.
+    """A user_config changes in place and is refused by all or none; other code rolls over with no failed request: 64 in
+    flight, in hand and waiting, are answered by the code that they came to, each begun once, while new ones get the
+    new.
 
-    More replicas start, fewer end, and one whose check_health fails is replaced.
+    More replicas start, fewer end, and one whose check_health fails is replaced. Other code of an autoscaled deployment
+    begins with as many replicas as the old has.
     """
     process = begin(ROOT / "tests" / "serve" / "apps" / "updates.py")
     out, err = process.communicate(timeout=100)
@@ -142,7 +145,9 @@ def test_updates():
         "default:Word: reconfigure raised ValueError: no such word",
         "kept {'two!'}",
         "more 3",
+        "in flight 15 True",
         "rolled {'three?'} False []",
         "TypeError",
+        "scaled 3 3",
         "replaced",
     ], err

@@ -20,12 +20,20 @@ OLD_NAMES = {
     "target_num_ongoing_requests": "target_ongoing_requests",
 }
 """Names of earlier Ray versions, and today's."""
-FACTORS = {"smoothing_factor": "upscaling_factor", "upscale_smoothing_factor": "upscaling_factor"}
+FACTORS = {
+    "smoothing_factor": ("upscaling_factor", "downscaling_factor"),
+    "upscale_smoothing_factor": ("upscaling_factor",),
+    "downscale_smoothing_factor": ("downscaling_factor",),
+}
+"""Factors of earlier Ray versions; today's, where both are given, win."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutoscalingConfig:
-    """How many replicas a deployment has. Durations in seconds; the rule stands in docs/scaling.md."""
+    """How many replicas a deployment has. Durations in seconds; the rule stands in docs/scaling.md.
+
+    `metrics_interval_s` is taken and means nothing: the server sees every request itself, and looks every second.
+    """
 
     min_replicas: int = 1
     max_replicas: int = 1
@@ -68,10 +76,10 @@ class AutoscalingConfig:
         known = {one.name for one in fields(cls)}
         given: dict[str, Any] = {}
         for name, one in value.items():
-            today = OLD_NAMES.get(name, FACTORS.get(name, name))
-            if today not in known:
+            today = FACTORS.get(name, (OLD_NAMES.get(name, name),))
+            if not known.issuperset(today):
                 raise OptionError(f"autoscaling_config.{name}", f"unknown; known are {', '.join(sorted(known))}")
-            given[today] = one
+            given |= {factor: one for factor in today if factor == name or factor not in value}
         return cls(**given)
 
     def data(self) -> dict[str, Any]:

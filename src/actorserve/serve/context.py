@@ -55,8 +55,11 @@ class Link(Protocol):
     def call(self, call: OutCall) -> Items:
         """Begin a call, at once. On the loop's thread alone."""
 
-    def hold(self, held: Sequence[str], loading: Sequence[str]) -> None:
-        """Say which multiplexed models this replica holds and loads, for routing."""
+    def hold(self, cache: str, held: Sequence[str], loading: Sequence[str]) -> None:
+        """Say which multiplexed models this replica holds and loads, for routing; a function's, by its name."""
+
+    def turn(self, cache: str, model: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """Have the load of a model to oneself among all replicas, once nobody else loads it."""
 
 
 class Closable(Protocol):

@@ -15,7 +15,8 @@ Rules
 3. Room is taken before a load begins: models held and being loaded never exceed `max_num_models_per_replica`.
 4. With `max_memory_bytes_per_replica` room is bytes, by `memory_fn(model)` or what the model's parameters take. What a
    model needs is known after its first load: until then one is loaded at a time, and the others give way after it.
-5. An evicted model is let go of; nothing of it is called. What still refers to it keeps it alive.
+5. Of all replicas one at a time loads a model: a load that has room waits for its turn (actors/leases.py).
+6. An evicted model is let go of; nothing of it is called. What still refers to it keeps it alive.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import functools
 import inspect
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,8 +83,13 @@ class Models:
         most_bytes: int = 0,
         measure: Callable[[Any], int] | None = None,
         tell: Callable[[Sequence[str], Sequence[str]], None] = lambda _held, _loading: None,
+        turn: Callable[[str], AbstractAsyncContextManager[None]] = lambda _id: nullcontext(),
     ) -> None:
-        """`most`: -1 is no limit. `most_bytes`: 0 is none. `tell` hears of every change: the ids held, and loading."""
+        """`most`: -1 is no limit. `most_bytes`: 0 is none. `tell` hears of every change: the ids held, and loading.
+
+        `turn`: what a load is done in, so that no other replica loads the same meanwhile.
+        """
+        self._turn = turn
         self._load = load
         self._most = most
         self._most_bytes = most_bytes
@@ -148,7 +155,8 @@ class Models:
         """Load one model once there is room for it."""
         try:
             await self._room(id)
-            model = await self._load(id)
+            async with self._turn(id):
+                model = await self._load(id)
             size = self._measure(model) if self._most_bytes else 0
             if self._most_bytes and size > self._most_bytes:
                 raise TooLarge(f"model {id!r}", size, self._most_bytes)
@@ -273,7 +281,9 @@ def _decorated(function: Callable[..., Any], limits: dict[str, Any]) -> Callable
         models = owner.__dict__.get(attribute)
         if models is None:
             load = functools.partial(function, owner) if len(parameters) > 1 else function
-            models = owner.__dict__[attribute] = Models(load, tell=_tell, **limits)
+            cache = function.__qualname__
+            tell, turn = functools.partial(_tell, cache), functools.partial(_turn, cache)
+            models = owner.__dict__[attribute] = Models(load, tell=tell, turn=turn, **limits)
         return await models.get(id, _scope())
 
     setattr(call, MULTIPLEX_MARK, True)
@@ -282,9 +292,13 @@ def _decorated(function: Callable[..., Any], limits: dict[str, Any]) -> Callable
     return call
 
 
-def _tell(held: Sequence[str], loading: Sequence[str]) -> None:
+def _tell(cache: str, held: Sequence[str], loading: Sequence[str]) -> None:
     if PROCESS.link is not None:
-        PROCESS.link.hold(held, loading)
+        PROCESS.link.hold(cache, held, loading)
+
+
+def _turn(cache: str, id: str) -> AbstractAsyncContextManager[None]:
+    return nullcontext() if PROCESS.link is None else PROCESS.link.turn(cache, id)
 
 
 def _scope() -> Scope:

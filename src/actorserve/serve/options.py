@@ -60,6 +60,9 @@ class Options:
         """These with others over them; OptionError names the one that is wrong."""
         known = {one.name for one in fields(Options)}
         changes: dict[str, Any] = {}
+        scaling = given.get("autoscaling_config")
+        if given.get("num_replicas") == "auto" and isinstance(scaling, Mapping):
+            given = {**given, "autoscaling_config": {"max_replicas": AUTO_MAX_REPLICAS, **scaling}}
         for name, value in given.items():
             today = OLD_NAMES.get(name, name)
             if today in MEANS_NOTHING:

@@ -7,6 +7,7 @@ The socket stands in a folder that only this user may enter. What must not: what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -170,8 +171,12 @@ class ScriptLink:
         """Begin a call, at once."""
         return ScriptAnswer(self._opening, call)
 
-    def hold(self, held: Sequence[str], loading: Sequence[str]) -> None:
+    def hold(self, cache: str, held: Sequence[str], loading: Sequence[str]) -> None:
         """A script holds no models."""
+
+    def turn(self, cache: str, model: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """Nobody else loads what a script loads."""
+        return contextlib.nullcontext()
 
 
 class ScriptAnswer:

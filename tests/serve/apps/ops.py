@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import time
+import weakref
 from pathlib import Path
 
 from actorserve import serve
@@ -22,11 +23,24 @@ def keys_of(context):
     return [(one() if callable(one) else one) or "" for one in found]
 
 
+def mark(name, where):
+    """A call has come to a deployment: NAME.WHERE.PID; an error where it comes to a replica for the second time."""
+    Path(os.environ["MARKS"], f"{name}.{where}.{os.getpid()}").touch(exist_ok=False)
+
+
+class Weights:
+    """A model that was loaded."""
+
+    def __init__(self, id):
+        self.id = id
+
+
 @serve.deployment
 class Leaf:
     def __init__(self):
         self.sleeping = self.cancelled = self.streams = 0
-        self.models = 0
+        self.models = self.most_alive = 0
+        self.alive = weakref.WeakSet()
 
     async def pid(self):
         return os.getpid()
@@ -76,6 +90,12 @@ class Leaf:
     def keys(self):
         return keys_of(request())
 
+    async def gated(self, name):
+        mark(name, "Leaf")
+        while not Path(os.environ["MARKS"], "open").exists():  # noqa: ASYNC240  # quick
+            await asyncio.sleep(0.005)
+        return os.getpid()
+
     async def refuse(self, text):
         raise ValueError(text)
 
@@ -86,13 +106,16 @@ class Leaf:
         mark.touch(exist_ok=False)  # noqa: ASYNC240  # nobody else loads it now
         await asyncio.sleep(0.01)
         mark.unlink()  # noqa: ASYNC240  # as above
-        return f"{model_id}@{os.getpid()}"
+        weights = Weights(model_id)
+        self.alive.add(weights)
+        self.most_alive = max(self.most_alive, len(self.alive))
+        return weights
 
     async def use(self):
-        return await self.model(serve.get_multiplexed_model_id())
-
-    async def loads(self):
-        return self.models, len(vars(self)["_actorserve_models_model"].held)
+        """Which model it was, in which replica, and how many it has had at once and loaded."""
+        weights = await self.model(serve.get_multiplexed_model_id())
+        await asyncio.sleep(0.005)
+        return f"{weights.id} {os.getpid()} {self.most_alive} {self.models}"
 
 
 @serve.deployment
@@ -102,6 +125,10 @@ class Middle:
 
     async def sleep(self, seconds):
         return await self.leaf.sleep.remote(seconds)
+
+    async def gated(self, name):
+        mark(name, "Middle")
+        return f"{os.getpid()} {await self.leaf.gated.remote(name)}"
 
     async def chained(self, seconds):
         return await self.leaf.sleep.remote(seconds) != os.getpid()
@@ -185,6 +212,9 @@ class Front:
     async def do_sleep(self, message, context):
         return await self.middle.sleep.remote(message.num)
 
+    async def do_gated(self, message, context):
+        return await self.middle.gated.remote(message.name)
+
     async def do_seen(self, message, context):
         return await self.leaf.seen.remote()
 
@@ -239,9 +269,6 @@ class Front:
 
     async def do_use(self, message, context):
         return await self.leaf.options(multiplexed_model_id=message.name).use.remote()
-
-    async def do_loads(self, message, context):
-        return await self.leaf.loads.remote()
 
     async def do_die(self, message, context):
         try:

@@ -1,7 +1,10 @@
 """Changes of an application under way: user_config in place, more replicas, other code, what is refused."""
 
+import asyncio
 import os
+import tempfile
 import threading
+from pathlib import Path
 
 from actorserve import serve
 from actorserve.serve.exceptions import DeploymentUnavailableError, ServeError
@@ -20,6 +23,13 @@ class Word:
 
     async def __call__(self):
         return f"{self.word}{self.suffix}", os.getpid()
+
+    async def gated(self, number, folder):
+        """Answers once the folder has "open" in it. Fails if the same call begins twice."""
+        Path(folder, str(number)).touch(exist_ok=False)  # noqa: ASYNC240  # quick
+        while not Path(folder, "open").exists():  # noqa: ASYNC240  # quick
+            await asyncio.sleep(0.005)
+        return f"{number}{self.suffix}"
 
 
 @serve.deployment(health_check_period_s=0.05, health_check_timeout_s=5, user_config={"sick": 0})
@@ -65,11 +75,19 @@ def main():
             except Exception as error:  # noqa: BLE001  # whatever it is, it is too much
                 failed.append(error)
 
+    folder = tempfile.mkdtemp()
+    flying = [handle.gated.remote(number, folder) for number in range(64)]
+    while len(os.listdir(folder)) < 3 * 5:  # as many as three replicas have in hand; the others wait
+        pass
     threads = [threading.Thread(target=load) for _ in range(8)]
     for thread in threads:
         thread.start()
     serve.run(Word.options(user_config={"word": "three"}, num_replicas=2).bind("?"))
     words, pids = asked(handle)
+    begun = len(os.listdir(folder))
+    Path(folder, "open").touch()
+    answers = [one.result(timeout_s=20) for one in flying]
+    print("in flight", begun, answers == [f"{number}!" for number in range(64)])
     stop.set()
     for thread in threads:
         thread.join()
@@ -79,6 +97,12 @@ def main():
     except TypeError:
         print("TypeError")
 
+    counts = []
+    for code, scaling in (("?", {"initial_replicas": 3}), ("??", {})):
+        word = Word.options(user_config={"word": "four"}, autoscaling_config={"max_replicas": 4, **scaling})
+        serve.run(word.bind(code), name="scaled")
+        counts.append(sum(serve.status().applications["scaled"].deployments["Word"].replica_states.values()))
+    print("scaled", *counts)
     hospital()
     serve.shutdown()
 
