@@ -23,8 +23,8 @@ MOST_QUEUED = 10_000
 class Source:
     """Where an application's code is: a module to import, or a blob that a script has sent. Paths are absolute.
 
-    `overrides`: options of deployments by name, which win over the decorator's. `functions`: the schemas that its ingress
-    answers, and `functions_path` where they are.
+    `overrides`: options of deployments by name, which win over the decorator's. `functions`: the schemas that its
+    ingress answers, and `functions_path` where they are.
     """
 
     name: str

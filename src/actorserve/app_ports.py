@@ -8,8 +8,9 @@ What must not live here: replicas, which application runs (apps.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import trio
 
@@ -56,19 +57,23 @@ class Ports:
             await trio.sleep_forever()
 
     async def bind(
-        self, application: Application, drivers: Mapping[str, ServicerSchema], before: Iterable[Port] = ()
+        self,
+        application: Application,
+        drivers: Mapping[str, ServicerSchema],
+        before: Mapping[str, Port] = MappingProxyType({}),
     ) -> dict[str, Port]:
         """Listen on the ports of the drivers; nobody accepts yet. StartFailed: one cannot be had, and none is.
 
-        A port that one of `before` has is shared with it.
+        A port that one of `before`, the application's own until now, has is shared with it.
         """
         made: dict[str, Port] = {}
+        old = dict(before)
         try:
             for name, schema in drivers.items():
                 number = port_of(application, name)
                 if number is None or number in self.used:
                     continue  # the file's own listener serves it
-                listeners = await self._listen(application, name, number, before)
+                listeners = await self._listen(application, name, number, old)
                 bound = int(address_of(listeners[0]).rpartition(":")[2])
                 made[name] = Port(number, bound, self._server(application.model(name), schema), listeners)
         except BaseException:
@@ -77,11 +82,14 @@ class Ports:
         return made
 
     async def _listen(
-        self, application: Application, name: str, number: int, before: Iterable[Port]
+        self, application: Application, name: str, number: int, old: dict[str, Port]
     ) -> list[trio.SocketListener]:
-        shared = next((port for port in before if number in (port.asked, port.number)), None)
+        if number:
+            shared = next((one for one, port in old.items() if number == port.number), None)
+        else:
+            shared = name if name in old and not old[name].asked else None
         if shared is not None:
-            return [trio.SocketListener(one.socket.dup()) for one in shared.listeners]
+            return [trio.SocketListener(one.socket.dup()) for one in old.pop(shared).listeners]
         try:
             return await open_address(f"driver {name}", f"{HOST}:{number}")
         except StartFailed as error:

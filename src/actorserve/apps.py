@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,19 +217,17 @@ class Apps:
         loading: Mapping[str, Reply[None]],
     ) -> None:
         """Start those of the file, one after another, and wait until they are READY. `loading`: each one's reply."""
-        async with trio.open_nursery() as nursery:
-            async with self._applying:
-                self._wanted = self._wanted or dict(applications)
-                for name, application in applications.items():
-                    try:
-                        running = await self.deploy(source_of(name, application, self._folder))
-                    except ActorserveError as error:
-                        log.error("application not served", application=name, why=str(error))  # noqa: TRY400  # the user's code
-                        loading[name].fail(error)
-                        continue
-                    self._applied[name] = application
-                    nursery.start_soon(self._settle, name, running, loading[name])
-                self.board.settled.set()
+        async with trio.open_nursery() as nursery, self._applying:
+            for name, application in applications.items():
+                try:
+                    running = await self.deploy(source_of(name, application, self._folder))
+                except ActorserveError as error:
+                    log.error("application not served", application=name, why=str(error))  # noqa: TRY400  # the user's code
+                    loading[name].fail(error)
+                    continue
+                self._applied[name] = application
+                nursery.start_soon(self._settle, name, running, loading[name])
+            self.board.settled.set()
 
     async def _settle(self, name: str, running: Running, loading: Reply[None]) -> None:
         try:
@@ -252,11 +251,11 @@ class Apps:
             wanted = self._wanted
             for name in [name for name in self._applied if name not in wanted]:
                 del self._applied[name]
-                await self._try(name, self.delete(name))
+                await self._try(name, partial(self.delete, name))
             async with trio.open_nursery() as nursery:
                 for name, application in wanted.items():
                     if self._applied.get(name) != application:
-                        nursery.start_soon(self._try, name, self._apply_one(name, application))
+                        nursery.start_soon(self._try, name, partial(self._apply_one, name, application))
 
     async def _apply_one(self, name: str, application: config_application.Application) -> None:
         running = await self.deploy(source_of(name, application, self._folder))
@@ -264,9 +263,9 @@ class Apps:
         self._applied[name] = application
 
     @staticmethod
-    async def _try(name: str, change: Awaitable[None]) -> None:
+    async def _try(name: str, change: Callable[[], Awaitable[None]]) -> None:
         try:
-            await change
+            await change()
         except ActorserveError as error:
             log.error("application not changed", application=name, why=str(error))  # noqa: TRY400  # the user's code
 
@@ -333,7 +332,7 @@ class Apps:
         as it was.
         """
         changed = Running(source, said, probed.application, probed.answers)
-        changed.ports = await self.ports.bind(probed.application, probed.drivers, list(running.ports.values()))
+        changed.ports = await self.ports.bind(probed.application, probed.drivers, running.ports)
         try:
             begun = await self._begin_changed(running, changed)
         except BaseException:
@@ -343,21 +342,29 @@ class Apps:
             await self._supervisor.carry_out(SetDefault(spec.name, spec.version))
         self.running[source.name] = changed
         self._take(changed)
-        for name, port in running.ports.items():
-            self.ports.close(port, self._grace_of(running, name))
-        self.ports.serve(changed.ports)
-        gone = [name for name in running.specs if name not in changed.specs]
+        self._hand_over_ports(running, changed)
         for name, spec in running.specs.items():
-            if name in gone or changed.specs[name].version != spec.version:
+            if name not in changed.specs or changed.specs[name].version != spec.version:
                 await self._supervisor.carry_out(Stop(spec.name, spec.version, self._grace_of(running, name)))
         log.info(
             "application changed",
             application=source.name,
             rolled_over=[spec.name for spec in begun],
             in_place=[one.name for name, one in changed.specs.items() if _is_update(running.specs.get(name), one)],
-            gone=gone,
+            gone=[one.name for name, one in running.specs.items() if name not in changed.specs],
         )
         return changed
+
+    def _hand_over_ports(self, running: Running, changed: Running) -> None:
+        """Serve the new ports, and no longer the old ones; that of a driver that is as it was stays as it is."""
+        for name, port in running.ports.items():
+            new = changed.ports.get(name)
+            if new is None or new.asked != port.asked or changed.specs[name].version != running.specs[name].version:
+                self.ports.close(port, self._grace_of(running, name))
+            else:
+                self.ports.release({name: new})
+                changed.ports[name] = port
+        self.ports.serve({name: port for name, port in changed.ports.items() if port is not running.ports.get(name)})
 
     async def _begin_changed(self, running: Running, changed: Running) -> list[ModelSpec]:
         """Start what is new or differs, and wait until it is READY; where one is not, none of it stays."""
@@ -383,9 +390,9 @@ class Apps:
     def _may_stay(self, running: Running, old: Deployed, changed: Running, new: Deployed) -> bool:
         """Whether a deployment's replicas can go on: their code, and where it comes from, are as they were."""
         answers = new.name == changed.ingress
-        if (answers and old.name != running.ingress) or not same_source(
-            running.source, changed.source, answers=answers
-        ):
+        if answers and old.name != running.ingress:
+            return False
+        if not same_source(running.source, changed.source, answers=answers):
             return False
         if running.application.legacy != changed.application.legacy or not same_replicas(old, new):
             return False

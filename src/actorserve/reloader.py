@@ -1,7 +1,7 @@
 """A new configuration for a server that runs: all of it is checked, then what is different is taken up.
 
     checked: models' folders, archives and devices, files of tokens   wrong: one error, and nothing has changed
-    taken up: models, by the registry's rules; servicers; applications; listeners' limits and tokens, for what comes later
+    taken up: models, by the registry's rules; servicers; applications; listeners' limits, tokens, from now on
     named: what needs a restart, a line for each key
 
 What must not live here: reading the file (console.py), what is different (reloading.py), how a model changes
