@@ -170,7 +170,7 @@ def might_answer(target: Any, method: str) -> bool:
         return method == "__call__"
     if method.startswith("_") and method != "__call__":
         return False
-    return callable(getattr(target, method, None)) or hasattr(target, "__getattr__")
+    return any(name in vars(kind) for kind in target.__mro__ for name in (method, "__getattr__"))
 
 
 def is_servicer_driver(target: Any) -> bool:
