@@ -150,7 +150,7 @@ def events(lines, event):
 
 
 async def test_the_file_changes(folder):
-    """Each entry that differs is taken up and said in a line: added, in place, rolled over, removed; the rest goes on."""
+    """An entry that differs is taken up and said in a line: added, in place, rolled over, removed; the rest goes on."""
     one = application(folder)
     async with running({"shop": one}) as run:
         assert await run.say() == "hello!"
