@@ -71,9 +71,9 @@ def test_arguments(one, other, same):
 
 
 class Has:
-    def Two(self): ...
+    def Two(self): ...  # noqa: N802  # an rpc's name
 
-    def _Hidden(self): ...
+    def _Hidden(self): ...  # noqa: N802  # as above
 
 
 class HasAll:
