@@ -18,7 +18,7 @@ def module(name, file):
 
 
 def test_whose_files_count():
-    """The application's own and those beside it; not Python's, not packages', not ours, but the package that is named."""
+    """The application's own and those beside it; no packages, not ours, not Python's, but the package that is named."""
     standard = sysconfig.get_path("stdlib")
     loaded = [
         module("shop", "/apps/shop.py"),
