@@ -23,7 +23,8 @@ MOST_QUEUED = 10_000
 class Source:
     """Where an application's code is: a module to import, or a blob that a script has sent. Paths are absolute.
 
-    `overrides`: options of deployments by name, which win over the decorator's.
+    `overrides`: options of deployments by name, which win over the decorator's. `functions`: the schemas that its
+    ingress answers, and `functions_path` where they are.
     """
 
     name: str
@@ -35,19 +36,24 @@ class Source:
     path: tuple[str, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     functions: tuple[str, ...] = ()
+    functions_path: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     pass_env: tuple[str, ...] = ()
 
-    def options(self) -> dict[str, Any]:
-        """What its workers are told, whichever deployment they run."""
+    def options(self, *, answers: bool) -> dict[str, Any]:
+        """What its workers are told, whichever deployment they run. `answers`: they have calls of schemas."""
         return {
             "application": self.name,
             "import_path": self.import_path,
             "args": dict(self.args),
             "blob": self.blob,
             "digest": self.digest,
-            "functions": list(self.functions),
+            "functions": list(self.functions) if answers else [],
         }
+
+    def path_of(self, *, answers: bool) -> tuple[str, ...]:
+        """The folders that its workers have on `sys.path`."""
+        return (*self.path, *self.functions_path) if answers else self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +110,14 @@ def spec_of(source: Source, application: Application, deployed: Deployed, versio
     hand = max(int(options["max_ongoing_requests"]), deployed.batch_limit)
     device, threads = options["device"], options["threads"]
     queued = int(options["max_queued_requests"])
+    answers = deployed.name == application.ingress
     return ModelSpec(
         name=application.model(deployed.name),
         version=version,
         handler=HOST,
         model_dir=source.folder,
         url=source.import_path,
-        options=source.options()
+        options=source.options(answers=answers)
         | {
             "deployment": deployed.name,
             "legacy": application.legacy,
@@ -129,7 +136,7 @@ def spec_of(source: Source, application: Application, deployed: Deployed, versio
         loaded_at_startup=True,
         **_scaling_of(scaling or {}),
         environment=Environment(
-            path=source.path,
+            path=source.path_of(answers=answers),
             env={**source.env, **options.get("env", {})},
             pass_env=source.pass_env,
             requirements=tuple(options.get("requirements") or ()),
@@ -163,6 +170,19 @@ def same_replicas(old: Deployed, new: Deployed) -> bool:
     }
 
 
+FROM = ("folder", "import_path", "args", "path", "env", "pass_env")
+"""What says where the code of all deployments comes from, and what it sees."""
+
+
+def same_source(old: Source, new: Source, *, answers: bool) -> bool:
+    """Whether replicas begun from the one can go on as those of the other. Schemas more than needed do no harm."""
+    if any(getattr(old, key) != getattr(new, key) for key in FROM):
+        return False
+    if not answers:
+        return True
+    return set(new.functions) <= set(old.functions) and set(new.functions_path) <= set(old.functions_path)
+
+
 def probe_spec(source: Source, deployments: tuple[str, ...] = ()) -> ModelSpec:
     """What a probe runs, to say what the application is. `deployments`: where a script has said it already."""
     return ModelSpec(
@@ -171,7 +191,9 @@ def probe_spec(source: Source, deployments: tuple[str, ...] = ()) -> ModelSpec:
         handler=HOST,
         model_dir=source.folder,
         url=source.import_path,
-        options=source.options() | {"deployments": list(deployments), "overrides": dict(source.overrides)},
+        options=source.options(answers=True) | {"deployments": list(deployments), "overrides": dict(source.overrides)},
         devices=("cpu",),
-        environment=Environment(path=source.path, env=source.env, pass_env=source.pass_env, base=str(source.folder)),
+        environment=Environment(
+            path=source.path_of(answers=True), env=source.env, pass_env=source.pass_env, base=str(source.folder)
+        ),
     )

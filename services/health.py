@@ -8,7 +8,8 @@ Rules
    version), each version (`digits/1.0`). A service's name wins over a model's; a model's name has no slash.
 2. "" and the inference service are SERVING once every configured model has been READY or FAILED, and while one
    is READY; at once where no model is configured with workers. A service of [[servicers]] is SERVING as its model is
-   (rule 3). Other services take calls from the start.
+   (rule 3); one that applications answer, while one of their ingress deployments that have a method of it is. Other
+   services take calls from the start.
 3. A model or a version is SERVING while one of its workers is READY. One that has none and starts one on demand is
    SERVING too, also while that one loads.
 4. From the beginning of the drain everything is NOT_SERVING. Watchers are told, then their calls end: a watcher
@@ -98,6 +99,10 @@ class HealthBoard:
         self._seen |= views.keys() & self._unsettled
         self._unsettled -= gone | done
 
+    def look_again(self) -> None:
+        """Other models answer for a service: watchers ask anew."""
+        self._wake()
+
     def drain(self) -> None:
         """Say NOT_SERVING everywhere from now on. Idempotent."""
         if not self.draining:
@@ -136,9 +141,12 @@ class HealthService(HealthBase):  # type: ignore[misc]  # generated without type
     """See the module's docstring."""
 
     def __init__(
-        self, board: HealthBoard, services: Collection[str], follows: Mapping[str, str] = MappingProxyType({})
+        self,
+        board: HealthBoard,
+        services: Collection[str],
+        follows: Mapping[str, Callable[[], Iterable[str]]] = MappingProxyType({}),
     ) -> None:
-        """`follows`: services that are as well as a model, whose name is told; both may change."""
+        """`follows`: services that are as well as models, whose names are told when asked for; both may change."""
         self._board = board
         self._services = services
         self._follows = follows
@@ -149,7 +157,8 @@ class HealthService(HealthBase):  # type: ignore[misc]  # generated without type
         if not name or (name == FOLLOWS_MODELS and name in self._services):
             return board.overall()
         if name in self._follows:
-            return board.models().get(self._follows[name], NOT_SERVING)
+            models = board.models()
+            return SERVING if any(models.get(one) == SERVING for one in self._follows[name]()) else NOT_SERVING
         if name in self._services:
             return NOT_SERVING if board.draining else SERVING
         return board.models().get(name, SERVICE_UNKNOWN)

@@ -118,6 +118,7 @@ FLOORS = {
     "actorserve.torchserve_config": 7,
     "actorserve.torchserve_store": 7,
     "actorserve.apps": 7,
+    "actorserve.app_ports": 7,
     "actorserve.__main__": 8,
     "actorserve.command_line": 8,
     "actorserve.console": 8,

@@ -21,7 +21,7 @@ import inspect
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from actorserve.handlers.rpc.instance import Instance, name_of, resolved
 from actorserve.handlers.rpc.links import EngineLink
 from actorserve.handlers.rpc.methods import Method, cardinality
 from actorserve.handlers.rpc.schema import schema_of
+from actorserve.handlers.rpc.source import digest_of, digest_of_arguments
 from actorserve.serve.codec import packed_error, packed_result, read_arguments
 from actorserve.serve.context import PROCESS, ReplicaContext, RequestContext, enter_worker, entered
 from actorserve.serve.definition import Application
@@ -70,11 +71,17 @@ _END = object()
 # --- what it is made of ---------------------------------------------------------------------------
 
 
+def parts_of(import_path: str) -> tuple[str, str]:
+    """The module and the name in it, of "module:name" or Ray's "module.name"."""
+    module, colon, name = import_path.partition(":")
+    if not colon:
+        module, _, name = import_path.rpartition(".")
+    return module, name
+
+
 def import_application(import_path: str, args: Mapping[str, Any]) -> Application:
     """The bound deployment that "module:name" (or Ray's "module.name") names, or that a function of it gives."""
-    module_name, colon, name = import_path.partition(":")
-    if not colon:
-        module_name, _, name = import_path.rpartition(".")
+    module_name, name = parts_of(import_path)
     try:
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):
@@ -118,6 +125,9 @@ def described(options: Mapping[str, Any]) -> dict[str, Any] | None:
     found: Built = build(import_application(options["import_path"], options.get("args") or {}), pickles=False)
     data = found.data()
     known = {one["name"]: one for one in data["deployments"]}
+    source = digest_of(parts_of(options["import_path"])[0])
+    for node in found.nodes:
+        known[node.name]["digest"] = f"{source}-{digest_of_arguments((node.args, dict(node.kwargs)))}"
     for name, given in (options.get("overrides") or {}).items():
         if name not in known:
             raise LoadFailed(f"deployments.{name}: the application has no such deployment, but {', '.join(known)}")
@@ -147,6 +157,20 @@ def _with_colon(target: str) -> str:
         return target
     module, _, name = target.rpartition(".")
     return f"{module}:{name}"
+
+
+def services_of(target: Any, paths: Iterable[str]) -> list[str]:
+    """The services, of those that rpcs by full name belong to, that a deployment has a method of."""
+    return sorted({path.split("/")[1] for path in paths if might_answer(target, path.rpartition("/")[2])})
+
+
+def might_answer(target: Any, method: str) -> bool:
+    """Whether an instance may have a method (Instance.method), which `__getattr__` hides before there is one."""
+    if not inspect.isclass(target):
+        return method == "__call__"
+    if method.startswith("_") and method != "__call__":
+        return False
+    return any(name in vars(kind) for kind in target.__mro__ for name in (method, "__getattr__"))
 
 
 def is_servicer_driver(target: Any) -> bool:
@@ -181,16 +205,22 @@ class DeploymentHost(RpcHost):
     # --- the host's ---------------------------------------------------------------------------
 
     def schema(self, context: Context) -> dict[str, Any]:
-        """What a probe answers: the application as data, the schema of its functions, and those of its drivers."""
+        """What a probe answers: the application as data, the schema of its functions, those of its drivers, and the
+        services of which each deployment has a method.
+        """
         options = context.options
         data = described(options)
         give = definition_of(options)
+        functions = tuple(options.get("functions") or ())
+        paths = [*rpcs_of(functions), PREDICT]
         drivers: dict[str, Any] = {}
+        answers: dict[str, list[str]] = {}
         for name in [one["name"] for one in data["deployments"]] if data else options["deployments"]:
             target = give(name)[0]
             if inspect.isclass(target) and issubclass(target, gRPCIngress):
                 drivers[name] = driver_schema(target)
-        return {"application": data, "drivers": drivers, **functions_schema(tuple(options.get("functions") or ()))}
+            answers[name] = services_of(target, paths)
+        return {"application": data, "drivers": drivers, "answers": answers, **functions_schema(functions)}
 
     async def build(self, context: Context) -> None:
         """Make the user's instance, and a method of each rpc that it can answer."""

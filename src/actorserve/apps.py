@@ -1,11 +1,13 @@
 """The applications of a server: started, changed and ended while it runs.
 
-    deploy: probe (what is it? what are its schemas?) -> replicas of every deployment start -> calls are taken
+    deploy: probe (what is it? what are its schemas?) -> ports of drivers -> replicas of every deployment start -> calls
     deploy again: deployments that have changed start as a further version, take over once READY, and the old ones drain
     delete: calls are taken no longer -> calls in hand end -> replicas drain, the ingress first
 
+The applications of the file are those that `want` has said last; what a script has sent is its own.
 What must not live here: the user's code, which application a call means (services/applications.py), when replicas start
-(actors/), listeners of the file (server.py).
+(actors/), listeners (server.py, app_ports.py), who may serve which schema where (servicing.py).
+Over 250 lines: all that changes what runs is here, behind one lock.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,15 @@ import structlog
 import trio
 
 from actorserve import config_application
-from actorserve.actors.applications import Application, Deployed, Source, probe_spec, same_replicas, spec_of
+from actorserve.actors.applications import (
+    Application,
+    Deployed,
+    Source,
+    probe_spec,
+    same_replicas,
+    same_source,
+    spec_of,
+)
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import Cardinality, ModelSpec, SetDefault, Spawn, State, Stop, Update
@@ -31,20 +42,15 @@ from actorserve.actors.model_actor import ActorSettings
 from actorserve.actors.probe import probe
 from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
+from actorserve.app_ports import Port, Ports
 from actorserve.config_servicer import Servicer
 from actorserve.errors import ActorserveError, BadInput, NoSuchApplication, NoSuchModel, StartFailed, WrongState
-from actorserve.listening import address_of, open_address
 from actorserve.proto import ray_serve_pb2
-from actorserve.servicer_specs import spec_of as spec_of_servicer
-from actorserve.services import status
-from actorserve.services.applications import AppRoutes, Board, Pick, RayService, Taken, Translate
-from actorserve.services.reflection import AlphaReflectionService, ReflectionService
+from actorserve.services.applications import AppRoutes, Board, Taken, Translate
 from actorserve.services.schemas import Schema
 from actorserve.services.servicers import ServicerSchema
-from actorserve.services.transport.server import GrpcServer
 from actorserve.servicing import Place
 
-HOST_OF_DRIVERS = "127.0.0.1"
 PREDICT = "/ray.serve.PredictAPIsService/Predict"
 
 PREDICT_SCHEMA = ServicerSchema(
@@ -64,16 +70,17 @@ class AppPlace:
     place: Place
     lenient: bool
     translate: Translate
-    takes_servicers: bool = False
 
 
-@dataclass(slots=True)
-class Port:
-    """A driver's own listener."""
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a probe says of an application: its graph, the schemas of its drivers, and the services of which each
+    deployment has a method.
+    """
 
-    number: int
-    server: GrpcServer
-    scope: trio.CancelScope
+    application: Application
+    drivers: Mapping[str, ServicerSchema]
+    answers: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(slots=True)
@@ -81,7 +88,9 @@ class Running:
     """One application that runs."""
 
     source: Source
+    said: Mapping[str, Any] | None
     application: Application
+    answers: Mapping[str, tuple[str, ...]]
     specs: dict[str, ModelSpec] = field(default_factory=dict)
     ready: dict[str, Reply[None]] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
@@ -104,31 +113,34 @@ class Apps:
         *,
         folder: Path,
         grace_s: float,
+        on_taken: Callable[[], None] = lambda: None,
     ) -> None:
-        """`folder` is what relative paths mean. `grace_s`: how long calls in hand have at an application's end."""
+        """`folder` is what relative paths mean. `grace_s`: how long calls in hand have at an application's end.
+
+        `on_taken` is called when other applications take calls.
+        """
         self.board = Board()
         self.places: dict[str, AppPlace] = {}
         self.running: dict[str, Running] = {}
-        self.functions: tuple[str, ...] = ()
-        self.used_ports: set[int] = set()  # by the file's listeners
-        self._function_paths: tuple[str, ...] = ()
+        self.ports = Ports(self.board, directory.find)
+        self._schemas: dict[str, Servicer] = {}  # that the ingresses answer, by their labels
+        self._wanted: dict[str, config_application.Application] = {}
+        self._applied: dict[str, config_application.Application] = {}  # of the file, those that run as it says
+        self._applying = trio.Lock()
         self._settings = settings
         self._supervisor = supervisor
         self._directory = directory
         self._folder = folder
         self._grace_s = grace_s
+        self._on_taken = on_taken
         self._lock = trio.Lock()
-        self._nursery: trio.Nursery | None = None
         self._blobs: Path | None = None
         self._versions = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the ports of drivers until cancelled."""
         try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                task_status.started()
-                await trio.sleep_forever()
+            await self.ports.run(task_status=task_status)
         finally:
             if self._blobs is not None:
                 shutil.rmtree(self._blobs, ignore_errors=True)
@@ -147,25 +159,55 @@ class Apps:
 
     # --- schemas that applications answer ---------------------------------------------------------
 
-    def take_schemas(self, servicers: Iterable[Servicer]) -> None:
-        """Functions without a servicer: what replicas must know before they start."""
-        for servicer in servicers:
-            self.functions += servicer.functions
-            self._function_paths += tuple(str((self._folder / one).resolve()) for one in servicer.path)
+    async def know(self, servicer: Servicer) -> None:
+        """Have every ingress answer a schema, too: those that run roll over, those to come begin with it.
 
-    async def add_schema(self, servicer: Servicer) -> None:
-        """Route the rpcs of functions to applications. LoadFailed: they cannot be imported."""
-        schema = ServicerSchema.of(await probe(spec_of_servicer(servicer, folder=self._folder), self._settings))
-        able = [name for name, where in self.places.items() if where.takes_servicers]
-        for name in servicer.listeners or able:
-            self.route(self.places[name], schema)
-        log.info("schema served by applications", services=list(schema.services))
+        Raises as `deploy` where one cannot; then none is asked to.
+        """
+        async with self._lock:
+            before = dict(self._schemas)
+            self._schemas[servicer.label] = servicer
+            try:
+                for running in list(self.running.values()):
+                    wanted = self._with_schemas(running.source)
+                    failed = self._failed(running.specs[running.ingress])
+                    if not failed and not same_source(running.source, wanted, answers=True):
+                        await self._deploy(running.source, running.said)
+            except BaseException:
+                self._schemas = before
+                raise
 
-    def route(self, where: AppPlace, schema: ServicerSchema) -> None:
-        """Have a listener take the rpcs of a schema for applications."""
-        routes = AppRoutes(schema, self.board.picking(lenient=where.lenient), where.translate, self.board.settled)
-        where.place.server.add(routes)
-        where.place.schemas.append(schema.described)
+    def forget(self, label: str) -> None:
+        """A schema is not served any more. Replicas that know it go on."""
+        self._schemas.pop(label, None)
+
+    def _with_schemas(self, source: Source) -> Source:
+        functions = dict.fromkeys(one for servicer in self._schemas.values() for one in servicer.functions)
+        folders = dict.fromkeys(
+            str((self._folder / one).resolve()) for servicer in self._schemas.values() for one in servicer.path
+        )
+        return replace(source, functions=tuple(functions), functions_path=tuple(folders))
+
+    def routes_on(self, listener: str, schema: ServicerSchema) -> AppRoutes:
+        """What answers a schema's rpcs on a listener: whichever application a call means."""
+        where = self.places[listener]
+        return AppRoutes(schema, self.board.picking(lenient=where.lenient), where.translate, self.board.settled)
+
+    def models_of(self, service: str) -> list[str]:
+        """The models that answer a service's calls: those ingresses that have a method of it."""
+        return [
+            one.application.model(one.ingress)
+            for one in self.running.values()
+            if one.source.name in self.board.taken and service in one.answers.get(one.ingress, ())
+        ]
+
+    def take_predict(self, listener: str) -> None:
+        """Have a listener take the calls of Ray's own schema."""
+        place = self.places[listener].place
+        place.server.add(self.routes_on(listener, PREDICT_SCHEMA))
+        place.schemas.append(PREDICT_SCHEMA.described)
+        for service in PREDICT_SCHEMA.services:
+            place.follows[service] = lambda service=service: self.models_of(service)  # type: ignore[misc]  # a default
 
     # --- the applications of the file -------------------------------------------------------------
 
@@ -174,17 +216,58 @@ class Apps:
         applications: Mapping[str, config_application.Application],
         loading: Mapping[str, Reply[None]],
     ) -> None:
-        """Start those of the file, one after another. `loading`: each one's reply, set once it is READY."""
-        for name, application in applications.items():
-            try:
-                running = await self.deploy(source_of(name, application, self._folder))
-            except ActorserveError as error:
-                log.error("application not served", application=name, why=str(error))  # noqa: TRY400  # the user's code
-                loading[name].fail(error)
-                continue
-            assert self._nursery is not None  # noqa: S101  # run() has begun
-            self._nursery.start_soon(_pass_on, running, loading[name])
-        self.board.settled.set()
+        """Start those of the file, one after another, and wait until they are READY. `loading`: each one's reply."""
+        async with trio.open_nursery() as nursery, self._applying:
+            for name, application in applications.items():
+                try:
+                    running = await self.deploy(source_of(name, application, self._folder))
+                except ActorserveError as error:
+                    log.error("application not served", application=name, why=str(error))  # noqa: TRY400  # the user's code
+                    loading[name].fail(error)
+                    continue
+                self._applied[name] = application
+                nursery.start_soon(self._settle, name, running, loading[name])
+            self.board.settled.set()
+
+    async def _settle(self, name: str, running: Running, loading: Reply[None]) -> None:
+        try:
+            await self.wait_ready(running)
+            loading.set(None)
+        except ActorserveError as error:
+            self._applied.pop(name, None)
+            loading.fail(error)
+
+    def want(self, applications: Mapping[str, config_application.Application]) -> None:
+        """The file says so now; `apply` does it."""
+        self._wanted = dict(applications)
+
+    async def apply(self) -> None:
+        """Make those of the file that run those that it wants. Returns when they are, or cannot be.
+
+        One that cannot be is told in the log, and tried again the next time; what it was to change goes on.
+        """
+        await self.board.settled.wait()
+        async with self._applying:
+            wanted = self._wanted
+            for name in [name for name in self._applied if name not in wanted]:
+                del self._applied[name]
+                await self._try(name, partial(self.delete, name))
+            async with trio.open_nursery() as nursery:
+                for name, application in wanted.items():
+                    if self._applied.get(name) != application:
+                        nursery.start_soon(self._try, name, partial(self._apply_one, name, application))
+
+    async def _apply_one(self, name: str, application: config_application.Application) -> None:
+        running = await self.deploy(source_of(name, application, self._folder))
+        await self.wait_ready(running)
+        self._applied[name] = application
+
+    @staticmethod
+    async def _try(name: str, change: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await change()
+        except ActorserveError as error:
+            log.error("application not changed", application=name, why=str(error))  # noqa: TRY400  # the user's code
 
     # --- deploy -----------------------------------------------------------------------------------
 
@@ -195,27 +278,38 @@ class Apps:
         an option is wrong. StartFailed: a driver's port cannot be had. What ran before then still runs.
         """
         async with self._lock:
-            source = replace(source, functions=self.functions, path=(*source.path, *self._function_paths))
-            names = tuple(str(one["name"]) for one in said["deployments"]) if said else ()
-            answer = await probe(probe_spec(source, names), self._settings)
-            application = Application.of(source.name, answer.get("application") or said or {})
-            drivers = {name: ServicerSchema.of(schema) for name, schema in answer["drivers"].items()}
-            before = self.running.get(source.name)
-            if before is not None:
-                return await self._change(before, source, application, drivers)
-            running = Running(source, application)
-            self.running[source.name] = running
-            try:
-                for deployed in application.deployments:
-                    await self._spawn(running, deployed)
-                await self._open_ports(running, drivers)
-            except BaseException:
-                with trio.CancelScope(shield=True):
-                    await self._end(running, 0.0)
-                raise
-            self._take(running)
-            log.info("application served", application=source.name, ingress=running.ingress)
-            return running
+            return await self._deploy(source, said)
+
+    async def _deploy(self, source: Source, said: Mapping[str, Any] | None) -> Running:
+        source = self._with_schemas(source)
+        probed = await self._probed(source, said)
+        application = probed.application
+        before = self.running.get(source.name)
+        if before is not None:
+            return await self._change(before, source, said, probed)
+        running = Running(source, said, application, probed.answers)
+        running.ports = await self.ports.bind(application, probed.drivers)
+        self.running[source.name] = running
+        try:
+            for deployed in application.deployments:
+                await self._spawn(running, deployed)
+        except BaseException:
+            self.ports.release(running.ports)
+            running.ports = {}
+            with trio.CancelScope(shield=True):
+                await self._end(running, 0.0)
+            raise
+        self.ports.serve(running.ports)
+        self._take(running)
+        log.info("application served", application=source.name, ingress=running.ingress)
+        return running
+
+    async def _probed(self, source: Source, said: Mapping[str, Any] | None) -> Probed:
+        names = tuple(str(one["name"]) for one in said["deployments"]) if said else ()
+        answer = await probe(probe_spec(source, names), self._settings)
+        application = Application.of(source.name, answer.get("application") or said or {})
+        drivers = {name: ServicerSchema.of(schema) for name, schema in answer["drivers"].items()}
+        return Probed(application, drivers, {name: tuple(found) for name, found in answer["answers"].items()})
 
     async def _spawn(self, running: Running, deployed: Deployed, before: ModelSpec | None = None) -> None:
         """Start the replicas of a deployment: as many as `before`, which they replace, has now."""
@@ -237,29 +331,50 @@ class Apps:
         name, ingress = running.source.name, running.ingress
         model = running.application.model(ingress)
         self.board.taken[name] = Taken(name, ingress, lambda: self._directory.find(model))
+        self._on_taken()
 
     # --- change -------------------------------------------------------------------------------------
 
     async def _change(
-        self, running: Running, source: Source, application: Application, drivers: Mapping[str, ServicerSchema]
+        self, running: Running, source: Source, said: Mapping[str, Any] | None, probed: Probed
     ) -> Running:
-        """Roll over what has changed. A deployment that does not start leaves everything as it was."""
-        changed = Running(source, application)
-        begun = await self._begin_changed(running, changed)
+        """Roll over what has changed. A deployment that does not start, or a port that cannot be had, leaves everything
+        as it was.
+        """
+        changed = Running(source, said, probed.application, probed.answers)
+        changed.ports = await self.ports.bind(probed.application, probed.drivers, running.ports)
+        try:
+            begun = await self._begin_changed(running, changed)
+        except BaseException:
+            self.ports.release(changed.ports)
+            raise
         for spec in begun:
             await self._supervisor.carry_out(SetDefault(spec.name, spec.version))
         self.running[source.name] = changed
         self._take(changed)
-        for name in list(running.ports):
-            if name not in drivers or _port(running, name) != _port(changed, name):
-                self._close_port(running.ports.pop(name))
-        changed.ports = running.ports
-        await self._open_ports(changed, {name: one for name, one in drivers.items() if name not in changed.ports})
+        self._hand_over_ports(running, changed)
         for name, spec in running.specs.items():
             if name not in changed.specs or changed.specs[name].version != spec.version:
                 await self._supervisor.carry_out(Stop(spec.name, spec.version, self._grace_of(running, name)))
-        log.info("application changed", application=source.name, deployments=[spec.name for spec in begun])
+        log.info(
+            "application changed",
+            application=source.name,
+            rolled_over=[spec.name for spec in begun],
+            in_place=[one.name for name, one in changed.specs.items() if _is_update(running.specs.get(name), one)],
+            gone=[one.name for name, one in running.specs.items() if name not in changed.specs],
+        )
         return changed
+
+    def _hand_over_ports(self, running: Running, changed: Running) -> None:
+        """Serve the new ports, and no longer the old ones; that of a driver that is as it was stays as it is."""
+        for name, port in running.ports.items():
+            new = changed.ports.get(name)
+            if new is None or new.asked != port.asked or changed.specs[name].version != running.specs[name].version:
+                self.ports.close(port, self._grace_of(running, name))
+            else:
+                self.ports.release({name: new})
+                changed.ports[name] = port
+        self.ports.serve({name: port for name, port in changed.ports.items() if port is not running.ports.get(name)})
 
     async def _begin_changed(self, running: Running, changed: Running) -> list[ModelSpec]:
         """Start what is new or differs, and wait until it is READY; where one is not, none of it stays."""
@@ -268,7 +383,7 @@ class Apps:
         try:
             for deployed in changed.application.deployments:
                 name = deployed.name
-                if name in old and _may_stay(running, old[name], changed, deployed):
+                if name in old and self._may_stay(running, old[name], changed, deployed):
                     changed.specs[name], changed.ready[name] = running.specs[name], running.ready[name]
                 else:
                     await self._spawn(changed, deployed, running.specs.get(name))
@@ -282,6 +397,22 @@ class Apps:
             raise
         return begun
 
+    def _may_stay(self, running: Running, old: Deployed, changed: Running, new: Deployed) -> bool:
+        """Whether a deployment's replicas can go on: their code, and where it comes from, are as they were."""
+        answers = new.name == changed.ingress
+        if answers and old.name != running.ingress:
+            return False
+        if not same_source(running.source, changed.source, answers=answers):
+            return False
+        if running.application.legacy != changed.application.legacy or not same_replicas(old, new):
+            return False
+        return not self._failed(running.specs[old.name])
+
+    def _failed(self, spec: ModelSpec) -> bool:
+        """Whether a deployment has been given up."""
+        models = self._supervisor.observe().models
+        return any(model.spec.key == spec.key and model.state is State.FAILED for model in models)
+
     async def _update_in_place(self, running: Running, changed: Running) -> None:
         """What needs no other replicas: how many there are, and their user_config. WrongState: their code refuses."""
         done: list[ModelSpec] = []
@@ -289,8 +420,12 @@ class Apps:
             before = changed.specs[deployed.name]
             if running.specs.get(deployed.name) is not before:
                 continue
-            wanted = replace(spec_of(changed.source, changed.application, deployed, before.version), url=before.url)
-            wanted = replace(wanted, options={**before.options, "user_config": deployed.options.get("user_config")})
+            wanted = replace(
+                spec_of(changed.source, changed.application, deployed, before.version),
+                url=before.url,
+                environment=before.environment,
+                options={**before.options, "user_config": deployed.options.get("user_config")},
+            )
             if wanted == before:
                 continue
             try:
@@ -317,13 +452,14 @@ class Apps:
         """The ingress first: what it still has to do needs the others."""
         self.board.taken.pop(running.source.name, None)
         self.running.pop(running.source.name, None)
+        self._on_taken()
         for port in running.ports.values():
             port.server.drain()
         for name in reversed(list(running.specs)):
             wait_s = min(grace_s, self._grace_of(running, name))
             await self._stop(running.specs[name], wait_s)
         for port in running.ports.values():
-            self._close_port(port)
+            self.ports.close(port, 0.0)
 
     async def _stop(self, spec: ModelSpec, grace_s: float) -> None:
         try:
@@ -338,38 +474,6 @@ class Apps:
             if one.name == name:
                 return float(one.options["graceful_shutdown_timeout_s"])
         return 0.0
-
-    # --- ports of drivers ---------------------------------------------------------------------------
-
-    async def _open_ports(self, running: Running, drivers: Mapping[str, ServicerSchema]) -> None:
-        for name, schema in drivers.items():
-            number = _port(running, name)
-            if number is None or number in self.used_ports:
-                continue  # the file's own listener serves it
-            model = running.application.model(name)
-            server = self._driver_server(schema, lambda _stream, model=model: self._directory.find(model))  # type: ignore[misc]  # a default of a lambda
-            try:
-                opened = await open_address(f"driver {name}", f"{HOST_OF_DRIVERS}:{number}")
-            except StartFailed as error:
-                why = str(error).partition(": ")[2].partition(";")[0]
-                raise StartFailed(f"application {running.source.name}: driver {name}: {why}") from None
-            assert self._nursery is not None  # noqa: S101  # run() has begun
-            scope = trio.CancelScope()
-            running.ports[name] = Port(number or int(address_of(opened[0]).rpartition(":")[2]), server, scope)
-            self._nursery.start_soon(_serve_port, server, opened, scope)
-
-    def _driver_server(self, schema: ServicerSchema, pick: Pick) -> GrpcServer:
-        schemas: list[Schema] = [schema.described]
-        ray = RayService(self.board)
-        reflection = (ReflectionService(schemas), AlphaReflectionService(schemas))
-        schemas.append(Schema.of([ray, *reflection]))
-        routes = AppRoutes(schema, pick, status.translate)
-        return GrpcServer([routes, ray, *reflection], translate=status.translate)
-
-    @staticmethod
-    def _close_port(port: Port) -> None:
-        port.server.drain()
-        port.scope.cancel()
 
     # --- what a script asks (services/applications.py) --------------------------------------------------
 
@@ -447,30 +551,9 @@ class Apps:
         }
 
 
-def _may_stay(running: Running, old: Deployed, changed: Running, new: Deployed) -> bool:
-    """Whether a deployment's replicas can go on: their code, and where it comes from, are as they were."""
-    if running.source.folder != changed.source.folder or running.source.path != changed.source.path:
-        return False
-    return running.application.legacy == changed.application.legacy and same_replicas(old, new)
-
-
-def _port(running: Running, name: str) -> int | None:
-    return next((one.port for one in running.application.deployments if one.name == name), None)
-
-
-async def _serve_port(server: GrpcServer, opened: list[trio.SocketListener], scope: trio.CancelScope) -> None:
-    with scope:
-        await server.serve(opened)
-
-
-async def _pass_on(running: Running, loading: Reply[None]) -> None:
-    try:
-        for reply in running.ready.values():
-            await reply.wait()
-        loading.set(None)
-    except ActorserveError as error:
-        running.failure = str(error)
-        loading.fail(error)
+def _is_update(before: ModelSpec | None, now: ModelSpec) -> bool:
+    """Whether a deployment was changed without other replicas."""
+    return before is not None and before.version == now.version and before != now
 
 
 def source_of(name: str, application: config_application.Application, folder: Path) -> Source:

@@ -1,7 +1,7 @@
 """A new configuration for a server that runs: all of it is checked, then what is different is taken up.
 
     checked: models' folders, archives and devices, files of tokens   wrong: one error, and nothing has changed
-    taken up: models, by the registry's rules; servicers; listeners' limits and tokens, for what comes from now on
+    taken up: models, by the registry's rules; servicers; applications; listeners' limits, tokens, from now on
     named: what needs a restart, a line for each key
 
 What must not live here: reading the file (console.py), what is different (reloading.py), how a model changes
@@ -24,11 +24,13 @@ from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, Row
 from actorserve.actors.reload_rules import Apply, Step
 from actorserve.actors.unpacking import Unpacking
+from actorserve.apps import Apps
 from actorserve.config_listener import Listener
 from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError
 from actorserve.reloading import (
     LIMITS,
+    application_changes,
     as_it_runs,
     model_changes,
     needs_restart,
@@ -68,6 +70,7 @@ class Reloader:
         servers: Mapping[str, GrpcServer],
         health: HealthBoard,
         servicing: Servicing,
+        apps: Apps,
     ) -> None:
         """`make_spec(entry, settings)` gives what an entry comes to, or ConfigError; it may block.
 
@@ -83,6 +86,7 @@ class Reloader:
         self._servers = servers
         self._health = health
         self._servicing = servicing
+        self._apps = apps
         self._turn = trio.Lock()
 
     async def reload(self, new: config.Config) -> None:
@@ -99,11 +103,18 @@ class Reloader:
                         begun = trio.Event()
                         nursery.start_soon(self._applying.carry_out, step, begun)
                         await begun.wait()
-                    nursery.start_soon(self._servicing.apply, running, self.settings.servicers)
+                    self._apps.want(self.settings.applications)
+                    known = trio.Event()
+                    nursery.start_soon(self._servicing.apply, running, self.settings.servicers, known)
+                    nursery.start_soon(self._apply_applications, known)
             except ActorserveError as error:  # raised below, as it was: in no group of the nursery
                 wrong = error
         if wrong is not None:
             raise wrong
+
+    async def _apply_applications(self, known: trio.Event) -> None:
+        await known.wait()  # so that new ones begin with what they answer
+        await self._apps.apply()
 
     async def _take_up(self, new: config.Config) -> list[Step]:
         """Check everything, then take up all but the steps of models, which it gives."""
@@ -123,7 +134,7 @@ class Reloader:
         self._take_up_listeners(new, tokens)
         models = (entry.spec.key for entry in entries.values() if entry.spec.workers_begun)
         self._health.reconfigure([*models, *expected(new.servicers)])
-        taken_up = {key: getattr(new, key) for key in ("models", "model_defaults", "servicers")}
+        taken_up = {key: getattr(new, key) for key in ("models", "model_defaults", "servicers", "applications")}
         self.settings = self.settings.model_copy(update=taken_up)
         self._entries = entries
         return found
@@ -178,7 +189,8 @@ class Reloader:
     def _say(self, new: config.Config, found: list[Step]) -> None:
         for key in needs_restart(self.settings, new):
             log.warning("configuration needs a restart", key=key)
-        for key, keys in (*model_changes(self.settings, new), *servicer_changes(self.settings, new)):
+        changes = (model_changes, servicer_changes, application_changes)
+        for key, keys in (one for find in changes for one in find(self.settings, new)):
             log.info("configuration changed", key=key, changed=keys)
         log.info("configuration reloaded", steps=len(found))
 

@@ -82,6 +82,20 @@ def servicer_changes(old: Config, new: Config) -> Iterator[tuple[str, str]]:
             yield f"servicers.{name}", ", ".join(keys)
 
 
+def application_changes(old: Config, new: Config) -> Iterator[tuple[str, str]]:
+    """The same for the applications; a deployment whose options differ is named."""
+    before, after = old.applications, new.applications
+    for name in {**before, **after}:
+        if name not in before:
+            yield f"applications.{name}", "new"
+        elif name not in after:
+            yield f"applications.{name}", "removed"
+        elif keys := changed_keys(before[name], after[name]):
+            was, now = before[name].deployments, after[name].deployments
+            deployments = [f"deployments.{one}" for one in {**was, **now} if was.get(one) != now.get(one)]
+            yield f"applications.{name}", ", ".join([one for one in keys if one != "deployments"] + deployments)
+
+
 def text_of(settings: Config, entry: str, version: str) -> str:
     """The text of an entry, which has this version, in a form that only changes with what runs.
 

@@ -37,7 +37,7 @@ from actorserve.actors.thread_worker import SpawnerByIsolation, ThreadSpawner
 from actorserve.actors.unpacking import Unpacking
 from actorserve.actors.urls import AllowList
 from actorserve.actors.worker_process import Spawner
-from actorserve.apps import PREDICT_SCHEMA, AppPlace, Apps
+from actorserve.apps import AppPlace, Apps
 from actorserve.config_listener import Listener, Tls
 from actorserve.config_servicer import Servicer
 from actorserve.config_types import is_packed, split_address
@@ -136,17 +136,23 @@ class Server:
         self._reloader: Reloader | None = None
         self._on_change = on_change
         self.health = HealthBoard(self.supervisor.observe, self._expected())
-        self.servicing = Servicing(
+        self.apps = Apps(
             actor_settings,
             self.supervisor,
             self.directory,
             folder=folder,
             grace_s=settings.server.grace_s,
+            on_taken=self.health.look_again,
+        )
+        self.servicing = Servicing(
+            actor_settings,
+            self.supervisor,
+            self.directory,
+            answering=self.apps,
+            folder=folder,
+            grace_s=settings.server.grace_s,
             on_failed=self.health.forget,
         )
-        grace_s = settings.server.grace_s
-        self.apps = Apps(actor_settings, self.supervisor, self.directory, folder=folder, grace_s=grace_s)
-        self.apps.take_schemas(one for one in settings.servicers if not one.servicer)
         self.access = AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr))
         self.keys: dict[Path, KeyFile] = {}
         further = tuple(extra_services)
@@ -164,7 +170,7 @@ class Server:
         if listener.compatibility == "ray":
             told = ray_compat.translating(listener.request_timeout_s)
         schemas: list[Schema] = []
-        follows: dict[str, str] = {}
+        follows: dict[str, Callable[[], Iterable[str]]] = {}
         if "inference" in listener.services:
             services.append(
                 InferenceService(
@@ -205,9 +211,9 @@ class Server:
         if "servicers" in listener.services:
             self.servicing.places[name] = place
         lenient = listener.compatibility == "ray"
-        self.apps.places[name] = AppPlace(place, lenient, told, "servicers" in listener.services)
+        self.apps.places[name] = AppPlace(place, lenient, told)
         if "predict" in listener.services:
-            self.apps.route(self.apps.places[name], PREDICT_SCHEMA)
+            self.apps.take_predict(name)
         return grpc
 
     @property
@@ -258,7 +264,7 @@ class Server:
         services: list[Any],
         further: Sequence[Any],
         schemas: list[Schema],
-        follows: dict[str, str],
+        follows: dict[str, Callable[[], Iterable[str]]],
     ) -> None:
         """Add health and reflection, which speak of all that the listener has, themselves included."""
         names: list[str] = []
@@ -360,7 +366,7 @@ class Server:
 
     def _begin_servicers(self, nursery: trio.Nursery) -> None:
         """Those of the file; a task in `nursery`."""
-        servicers = [one for one in self.settings.servicers if one.servicer]
+        servicers = self.settings.servicers
         if servicers:
             replies: dict[str, Reply[None]] = {servicer.label: Reply() for servicer in servicers}
             self.loading |= replies
@@ -368,24 +374,16 @@ class Server:
             nursery.start_soon(self.servicing.begin, servicers, replies)
 
     def _begin_applications(self, nursery: trio.Nursery) -> None:
-        """Those of the file, and the schemas that they answer; a task in `nursery`."""
-        self.apps.used_ports = {
+        """Those of the file; a task in `nursery`."""
+        self.apps.ports.used = {
             split_address(address)[1] for bound in self.bound for address in bound.addresses if ":" in address
         }
         replies: dict[str, Reply[None]] = {name: Reply() for name in self.settings.applications}
-        schemas = [one for one in self.settings.servicers if not one.servicer]
         self.loading |= replies
-        self.loading |= {servicer.label: Reply() for servicer in schemas}
-        nursery.start_soon(self._apply, schemas, replies)
+        nursery.start_soon(self._start_applications, replies)
 
-    async def _apply(self, schemas: Sequence[Servicer], replies: dict[str, Reply[None]]) -> None:
-        for servicer in schemas:
-            try:
-                await self.apps.add_schema(servicer)
-                self.loading[servicer.label].set(None)
-            except ActorserveError as error:
-                log.error("schema not served", functions=servicer.functions, why=str(error))  # noqa: TRY400  # the user's code
-                self.loading[servicer.label].fail(error)
+    async def _start_applications(self, replies: dict[str, Reply[None]]) -> None:
+        await self.servicing.wait_known()  # so that they begin with what they answer
         await self.apps.begin(self.settings.applications, replies)
 
     async def reload(self, new: config.Config) -> None:
@@ -427,6 +425,7 @@ class Server:
             servers=self.grpc,
             health=self.health,
             servicing=self.servicing,
+            apps=self.apps,
         )
         try:
             found = await self.registrar.begin(entries)

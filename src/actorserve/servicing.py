@@ -2,6 +2,7 @@
 
     add: probe (what is its schema?) -> replicas start -> its routes, its reflection, its health are there
     remove: its routes go -> calls in hand end -> replicas drain
+    a schema alone (`functions` without `servicer`): the ingresses of applications learn it -> its routes lead to them
 
 A call that comes before the schemas of the file are known waits for them, within its deadline.
 What must not live here: the user's code, what a call is (services/servicers.py), when replicas start (actors/).
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -26,10 +27,10 @@ from actorserve.actors.reply import Reply
 from actorserve.actors.supervisor import Supervisor
 from actorserve.config_servicer import Servicer
 from actorserve.errors import ActorserveError, AlreadyRegistered, BadInput, NoSuchModel, WrongState
-from actorserve.servicer_specs import key_of, spec_of
+from actorserve.servicer_specs import VERSION, key_of, spec_of
 from actorserve.services.schemas import Schema
-from actorserve.services.servicers import Ask, Routes, ServicerSchema, asking, waiting
-from actorserve.services.transport.server import GrpcServer
+from actorserve.services.servicers import Routes, ServicerSchema, asking, waiting
+from actorserve.services.transport.server import GrpcServer, HasMapping
 
 log = structlog.get_logger("actorserve.servicers")
 
@@ -38,22 +39,38 @@ log = structlog.get_logger("actorserve.servicers")
 class Place:
     """One listener that serves servicers: where routes go, and what its reflection and its health read.
 
-    `follows`: services by name -> the model that each is as well as.
+    `follows`: services by name -> what names the models that each is as well as.
     """
 
     server: GrpcServer
     schemas: list[Schema]
-    follows: dict[str, str]
+    follows: dict[str, Callable[[], Iterable[str]]]
 
 
 @dataclass(frozen=True)
 class Served:
-    """One servicer that is served: its routes, on which listeners, and its model; None where others answer."""
+    """One servicer that is served: its model, None where applications answer; its schema; its routes by listener."""
 
     servicer: Servicer
     spec: ModelSpec | None
-    routes: Routes
-    places: tuple[str, ...]
+    schema: ServicerSchema
+    routes: Mapping[str, HasMapping]
+
+
+class Answering(Protocol):
+    """The applications that answer schemas: apps.py."""
+
+    async def know(self, servicer: Servicer) -> None:
+        """Have them answer one more, or another of the same label. Raises one of our errors, and nothing is changed."""
+
+    def forget(self, label: str) -> None:
+        """They need not answer it any more."""
+
+    def routes_on(self, listener: str, schema: ServicerSchema) -> HasMapping:
+        """What leads the rpcs of a schema to them."""
+
+    def models_of(self, service: str) -> Iterable[str]:
+        """The models that answer a service."""
 
 
 class Servicing:
@@ -65,6 +82,7 @@ class Servicing:
         supervisor: Supervisor,
         directory: Directory,
         *,
+        answering: Answering,
         folder: Path,
         grace_s: float = 30.0,
         on_failed: Callable[[str], None] = lambda _: None,
@@ -74,6 +92,7 @@ class Servicing:
         `on_failed`: the key of one of the file that will never start.
         """
         self._on_failed = on_failed
+        self._answering = answering
         self._grace_s = grace_s
         self.places: dict[str, Place] = {}
         self.served: dict[str, Served] = {}
@@ -81,6 +100,7 @@ class Servicing:
         self._supervisor = supervisor
         self._directory = directory
         self._folder = folder
+        self._expecting = False
         self._settled = trio.Event()
         self._turn = trio.Lock()  # of those that change what is served
 
@@ -88,6 +108,7 @@ class Servicing:
 
     def expect(self) -> None:
         """Some are on their way: calls of methods that nobody knows wait until `begin` knows them."""
+        self._expecting = True
         for place in self.places.values():
             place.server.otherwise(waiting(self._settled, place.server.find))
 
@@ -108,6 +129,11 @@ class Servicing:
             for label, reply in ready.items():
                 nursery.start_soon(_pass_on, reply, loading[label])
 
+    async def wait_known(self) -> None:
+        """Wait until the schemas of the file are known, as far as they can be, where there are any to come."""
+        if self._expecting:
+            await self._settled.wait()
+
     async def _begin_one(self, servicer: Servicer, loading: Reply[None], ready: dict[str, Reply[None]]) -> None:
         try:
             ready[servicer.label] = await self.add(servicer)
@@ -116,10 +142,11 @@ class Servicing:
             self._on_failed(key_of(servicer))
             loading.fail(error)
 
-    async def apply(self, running: Iterable[str], wanted: Sequence[Servicer]) -> None:
+    async def apply(self, running: Iterable[str], wanted: Sequence[Servicer], known: trio.Event) -> None:
         """Make the servicers of the file, `running` by their names, those that it has now. Returns when they are.
 
         One that cannot be is told in the log; the next time it is tried again. What it was to replace stays.
+        `known` is set once the schemas that applications answer are as the file says.
         """
         names = {servicer.label for servicer in wanted}
         for label in running:
@@ -127,13 +154,19 @@ class Servicing:
                 await self._try(label, self.remove, label)
         async with trio.open_nursery() as nursery:
             for servicer in wanted:
+                if servicer.servicer:
+                    nursery.start_soon(self._make, servicer)
+            for servicer in wanted:
                 if not servicer.servicer:
-                    continue  # a schema alone is the business of who answers it
-                served = self.served.get(servicer.label)
-                if served is None:
-                    nursery.start_soon(self._try, servicer.label, self.add, servicer)
-                elif served.servicer != servicer:
-                    nursery.start_soon(self._try, servicer.label, self.replace, servicer)
+                    await self._make(servicer)
+            known.set()
+
+    async def _make(self, servicer: Servicer) -> None:
+        served = self.served.get(servicer.label)
+        if served is None:
+            await self._try(servicer.label, self.add, servicer)
+        elif served.servicer != servicer:
+            await self._try(servicer.label, self.replace, servicer)
 
     @staticmethod
     async def _try(label: str, change: Callable[[Any], Awaitable[object]], what: object) -> None:
@@ -155,22 +188,24 @@ class Servicing:
         schema = ServicerSchema.of(await probe(spec, self._settings))
         async with self._turn:
             places = self._free_places(servicer, schema)
-            ready = await self._supervisor.carry_out(Spawn(spec))
-            self._serve(servicer.label, Served(servicer, spec, Routes(schema, asking(self._mailbox_of(spec))), places))
+            if servicer.servicer:
+                ready = await self._supervisor.carry_out(Spawn(spec))
+                served = self._by_model(servicer, spec, schema, places)
+            else:
+                await self._answering.know(servicer)
+                ready, served = _done(), self._by_applications(servicer, schema, places)
+            self.served[servicer.label] = served
+            self._route(served)
+            services = list(schema.services)
+            log.info("servicer served", servicer=servicer.label, services=services, listeners=list(places))
         return ready
 
-    async def add_schema(self, servicer: Servicer, ask: Ask) -> None:
-        """Serve a schema alone, that of `servicer.functions`; `ask` finds who answers each call. Raises as `add`."""
-        schema = ServicerSchema.of(await probe(spec_of(servicer, folder=self._folder), self._settings))
-        async with self._turn:
-            places = self._free_places(servicer, schema)
-            self._serve(servicer.label, Served(servicer, None, Routes(schema, ask), places))
+    def _by_model(self, servicer: Servicer, spec: ModelSpec, schema: ServicerSchema, places: Iterable[str]) -> Served:
+        routes = Routes(schema, asking(self._mailbox_of(spec)))
+        return Served(servicer, spec, schema, dict.fromkeys(places, routes))
 
-    def _serve(self, label: str, served: Served) -> None:
-        self.served[label] = served
-        self._route(served)
-        services = list(served.routes.schema.services)
-        log.info("servicer served", servicer=label, services=services, listeners=list(served.places))
+    def _by_applications(self, servicer: Servicer, schema: ServicerSchema, places: Iterable[str]) -> Served:
+        return Served(servicer, None, schema, {name: self._answering.routes_on(name, schema) for name in places})
 
     def _free_places(self, servicer: Servicer, schema: ServicerSchema) -> tuple[str, ...]:
         """The listeners for a new one. AlreadyRegistered; BadInput where there is no such listener."""
@@ -206,10 +241,9 @@ class Servicing:
             if served is None:
                 raise NoSuchModel(label)
             self._unroute(served)
-        if served.spec is None:
-            gone: Reply[None] = Reply()
-            gone.set(None)
-            return gone
+            if served.spec is None:
+                self._answering.forget(label)
+                return _done()
         return await self._supervisor.carry_out(Stop(served.spec.name, served.spec.version, self._grace_s))
 
     async def replace(self, servicer: Servicer) -> Reply[None]:
@@ -219,30 +253,48 @@ class Servicing:
         """
         label = servicer.label
         old = self.served.get(label)
-        if old is None or old.spec is None:
+        if old is None:
             raise NoSuchModel(label)
-        version = str(int(old.spec.version) + 1)
+        version = VERSION if old.spec is None else str(int(old.spec.version) + 1)
         spec = spec_of(servicer, folder=self._folder, version=version)
         schema = ServicerSchema.of(await probe(spec, self._settings))
-        served = Served(servicer, spec, Routes(schema, asking(self._mailbox_of(spec))), self._places_of(servicer))
+        places = self._places_of(servicer)
+        if servicer.servicer:
+            await self._replace_by_model(old, self._by_model(servicer, spec, schema, places), spec)
+        else:
+            await self._replace_by_applications(old, self._by_applications(servicer, schema, places))
+        log.info("servicer replaced", servicer=label, services=list(schema.services))
+        if old.spec is None:
+            return _done()
+        return await self._supervisor.carry_out(Stop(old.spec.name, old.spec.version, self._grace_s))
+
+    async def _replace_by_model(self, old: Served, new: Served, spec: ModelSpec) -> None:
         await (await self._supervisor.carry_out(Spawn(spec, unregister_on_failure=True))).wait()
         async with self._turn:
             try:
-                self._switch(label, old, served)
+                self._switch(old, new)
             except ActorserveError:
                 await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))
                 raise
             await self._supervisor.carry_out(SetDefault(spec.name, spec.version))
-            log.info("servicer replaced", servicer=label, services=list(schema.services))
-            return await self._supervisor.carry_out(Stop(old.spec.name, old.spec.version, self._grace_s))
+            if old.spec is None:
+                self._answering.forget(old.servicer.label)
 
-    def _switch(self, label: str, old: Served, new: Served) -> None:
+    async def _replace_by_applications(self, old: Served, new: Served) -> None:
+        async with self._turn:
+            self._switch(old, new)  # now it is known that it can be; callers have the old one meanwhile
+            self._switch(new, old)
+            await self._answering.know(new.servicer)
+            self._switch(old, new)
+
+    def _switch(self, old: Served, new: Served) -> None:
         """Route to the new one, in one step; the old one stays where that cannot be."""
+        label = new.servicer.label
         if self.served.get(label) is not old:
             raise WrongState(f"servicer {label!r} was changed by somebody else meanwhile")
         self._unroute(old)
         try:
-            self._check_free(label, new.routes.schema, new.places)
+            self._check_free(label, new.schema, new.routes)
         except AlreadyRegistered:
             self._route(old)
             raise
@@ -252,21 +304,26 @@ class Servicing:
     # --- routes ---------------------------------------------------------------------------------------
 
     def _route(self, served: Served) -> None:
-        schema = served.routes.schema
-        for name in served.places:
+        for name, routes in served.routes.items():
             place = self.places[name]
-            place.server.add(served.routes)
-            place.schemas.append(schema.described)
-            if served.spec is not None:
-                place.follows.update(dict.fromkeys(schema.services, served.spec.name))
+            place.server.add(routes)
+            place.schemas.append(served.schema.described)
+            for service in served.schema.services:
+                place.follows[service] = self._followed(served, service)
+
+    def _followed(self, served: Served, service: str) -> Callable[[], Iterable[str]]:
+        """What names the models that a service is as well as."""
+        if served.spec is None:
+            return lambda: self._answering.models_of(service)
+        names = (served.spec.name,)
+        return lambda: names
 
     def _unroute(self, served: Served) -> None:
-        schema = served.routes.schema
-        for name in served.places:
+        for name, routes in served.routes.items():
             place = self.places[name]
-            place.server.remove(served.routes)
-            place.schemas.remove(schema.described)
-            for service in schema.services:
+            place.server.remove(routes)
+            place.schemas.remove(served.schema.described)
+            for service in served.schema.services:
                 place.follows.pop(service, None)
 
 
@@ -282,6 +339,13 @@ class _Finder:
         if self._found is None:
             self._found = self._directory.find(self._spec.name, self._spec.version)
         return self._found
+
+
+def _done() -> Reply[None]:
+    """A reply to what needs no time."""
+    reply: Reply[None] = Reply()
+    reply.set(None)
+    return reply
 
 
 async def _pass_on(ready: Reply[None], loading: Reply[None]) -> None:

@@ -121,12 +121,6 @@ LISTED: tuple[Difference, ...] = (
     ),
 )
 OPEN: tuple[Difference, ...] = (
-    Difference(
-        r"states/(named )?call before the first",
-        TEXT,
-        "the schema is not known when serve.start returns: should be NOT_FOUND",
-        code="UNIMPLEMENTED",
-    ),
     Difference(r"states/list with two", MESSAGES, "ListApplications should keep the order in which they came"),
     Difference(
         r"one application/(method|unregistered|unknown).*", TEXT, "should be grpcio's own text, Method not found!"

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import grpc
 import pytest
 import trio
 from google.rpc.error_details_pb2 import RetryInfo
+from test_serve_sums import free_port
 
 from actorserve import testing
 from actorserve.serve.generated import serve_pb2, serve_pb2_grpc
@@ -63,9 +66,13 @@ class Client:
             while (await self.do(what))[0].greeting != expected:
                 await trio.lowlevel.checkpoint()
 
-    async def until_seen(self, expected):
-        """Ask until the deployment at the end has begun and cancelled so many calls."""
-        await self.until("seen", expected)
+    async def seen(self):
+        """How many calls the deployment at the end has begun and cancelled."""
+        return tuple(map(int, (await self.do("seen"))[0].greeting.split()))
+
+    async def until_seen(self, before, begun, cancelled):
+        """Ask until it is so many more."""
+        await self.until("seen", f"{before[0] + begun} {before[1] + cancelled}")
 
 
 @asynccontextmanager
@@ -79,94 +86,128 @@ async def running(**more):
             client.channel.close()
 
 
-async def test_methods_of_all_kinds():
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Where one server has the application, for the tests that leave it as it was; it ends well."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    text = f"""
+log.access = false
+server.state_dir = ""
+[listeners.grpc]
+address = "127.0.0.1:{port}"
+services = ["servicers", "ray", "reflection", "health"]
+compatibility = "ray"
+[[servicers]]
+functions = ["{FUNCTIONS}"]
+[applications.ops]
+import_path = "ops:app"
+path = ["{APPS}"]
+"""
+    (folder / "config.toml").write_text(text)
+    command = [sys.executable, "-m", "actorserve", str(folder / "config.toml")]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(60)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        status = process.wait(30)
+        sys.stdout.write((folder / "log").read_text())
+    assert status == 0
+
+
+@pytest.fixture
+def client(address):
+    """A client of that server."""
+    made = Client(address)
+    yield made
+    made.channel.close()
+
+
+async def test_methods_of_all_kinds(client):
     """async, plain, streams each way and both: the schema's rpcs by their names, `__call__` too."""
-    async with running() as (_, client):
-        stub = client.stub
-        assert (await client.do("echo", "hi", 4))[0] == serve_pb2.UserDefinedResponse(greeting="hi", num_x2=8)
-        many = [Message(num=n) for n in range(50)]
+    stub = client.stub
+    assert (await client.do("echo", "hi", 4))[0] == serve_pb2.UserDefinedResponse(greeting="hi", num_x2=8)
+    many = [Message(num=n) for n in range(50)]
 
-        def others():
-            assert stub.Method1(Message(num=3), timeout=20).greeting == "True"
-            assert [one.greeting for one in stub.Streaming(Message(num=40), timeout=20)] == list(map(str, range(40)))
-            assert stub.ClientStreaming(iter(many), timeout=20).num_x2 == sum(range(50))
-            assert [one.num_x2 for one in stub.BidiStreaming(iter(many), timeout=20)] == [2 * n for n in range(50)]
+    def others():
+        assert stub.Method1(Message(num=3), timeout=20).greeting == "True"
+        assert [one.greeting for one in stub.Streaming(Message(num=40), timeout=20)] == list(map(str, range(40)))
+        assert stub.ClientStreaming(iter(many), timeout=20).num_x2 == sum(range(50))
+        assert [one.num_x2 for one in stub.BidiStreaming(iter(many), timeout=20)] == [2 * n for n in range(50)]
 
-        await trio.to_thread.run_sync(others)
+    await trio.to_thread.run_sync(others)
 
 
-async def test_grpc_context():
+async def test_grpc_context(client):
     """The context has id, metadata and peer; trailers and codes that it sets arrive, also when the method raises."""
-    async with running() as (_, client):
-        metadata = (("request_id", "r1"), ("extra", "x"), ("application", "ops"))
-        reply, trailers = await client.do("context", metadata=metadata)
-        assert reply.greeting == "r1 x True"
-        assert (trailers["seen"], trailers["request_id"]) == ("ops", "r1")
-        code, details, trailers = await client.fail("code")
-        assert (code, details, trailers["why"]) == ("NOT_FOUND", "not here", "because")
-        code, details, trailers = await client.fail("code_and_raise", metadata=metadata)
-        assert (code, details) == ("RESOURCE_EXHAUSTED", "too much")
-        assert (trailers["why"], trailers["request_id"]) == ("because", "r1")
-        code, details, trailers = await client.fail("raise", "x")
-        assert (code, details, trailers["why"]) == ("INTERNAL", "KeyError: 'x'", "because")
-        assert len(trailers["request_id"]) == 32
+    metadata = (("request_id", "r1"), ("extra", "x"), ("application", "ops"))
+    reply, trailers = await client.do("context", metadata=metadata)
+    assert reply.greeting == "r1 x True"
+    assert (trailers["seen"], trailers["request_id"]) == ("ops", "r1")
+    code, details, trailers = await client.fail("code")
+    assert (code, details, trailers["why"]) == ("NOT_FOUND", "not here", "because")
+    code, details, trailers = await client.fail("code_and_raise", metadata=metadata)
+    assert (code, details) == ("RESOURCE_EXHAUSTED", "too much")
+    assert (trailers["why"], trailers["request_id"]) == ("because", "r1")
+    code, details, trailers = await client.fail("raise", "x")
+    assert (code, details, trailers["why"]) == ("INTERNAL", "KeyError: 'x'", "because")
+    assert len(trailers["request_id"]) == 32
 
 
-async def test_an_answer_that_is_no_message():
+async def test_an_answer_that_is_no_message(client):
     """What cannot be sent is INTERNAL and says what was given."""
-    async with running() as (_, client):
-        with pytest.raises(grpc.RpcError) as caught:
-            await trio.to_thread.run_sync(lambda: client.stub.Method1(Message(foo="wrong"), timeout=20))
-        assert caught.value.details() == "TypeError: Front.Method1 must give a protobuf message; it gave int"
+    with pytest.raises(grpc.RpcError) as caught:
+        await trio.to_thread.run_sync(lambda: client.stub.Method1(Message(foo="wrong"), timeout=20))
+    assert caught.value.details() == "TypeError: Front.Method1 must give a protobuf message; it gave int"
 
 
-async def test_what_goes_wrong_below():
+async def test_what_goes_wrong_below(client):
     """An exception of another deployment arrives as it is; a method that is not there is named."""
-    async with running() as (_, client):
-        assert (await client.fail("downstream", "no"))[:2] == ("INTERNAL", "ValueError: no")
-        assert (await client.fail("missing"))[:2] == (
-            "INTERNAL",
-            "AttributeError: deployment Leaf has no method 'nothing'",
-        )
+    assert (await client.fail("downstream", "no"))[:2] == ("INTERNAL", "ValueError: no")
+    assert (await client.fail("missing"))[:2] == (
+        "INTERNAL",
+        "AttributeError: deployment Leaf has no method 'nothing'",
+    )
 
 
-async def test_a_request_that_cannot_be_read():
+async def test_a_request_that_cannot_be_read(client):
     """Bytes that are no message of the schema are the client's fault; so is a method that the application lacks."""
-    async with running() as (_, client):
-        for method, said in (("Method1", "INVALID_ARGUMENT"), ("Method2", "UNIMPLEMENTED")):
-            raw = client.channel.unary_unary(f"/ray.serve.UserDefinedService/{method}")
-            with pytest.raises(grpc.RpcError) as caught:
-                await trio.to_thread.run_sync(lambda raw=raw: raw(b"\xff\xff", timeout=20))
-            assert caught.value.code().name == said
+    for method, said in (("Method1", "INVALID_ARGUMENT"), ("Method2", "UNIMPLEMENTED")):
+        raw = client.channel.unary_unary(f"/ray.serve.UserDefinedService/{method}")
+        with pytest.raises(grpc.RpcError) as caught:
+            await trio.to_thread.run_sync(lambda raw=raw: raw(b"\xff\xff", timeout=20))
+        assert caught.value.code().name == said
 
 
-async def test_deadlines_go_down():
+async def test_deadlines_go_down(client):
     """Every deployment sees what is left of the client's deadline; when it passes, all of them are cancelled."""
-    async with running() as (_, client):
-        below, here = map(float, (await client.do("remaining", limit_s=30))[0].greeting.split())
-        assert 20 < here <= below <= 30
-        assert (await client.fail("sleep", num=60, limit_s=1))[0] == "DEADLINE_EXCEEDED"
-        await client.until_seen("1 1")
+    below, here = map(float, (await client.do("remaining", limit_s=30))[0].greeting.split())
+    assert 20 < here <= below <= 30
+    before = await client.seen()
+    assert (await client.fail("sleep", num=60, limit_s=1))[0] == "DEADLINE_EXCEEDED"
+    await client.until_seen(before, 1, 1)
 
 
-async def test_a_client_that_goes():
+async def test_a_client_that_goes(client):
     """A client's cancel reaches the deployment at the end of the graph."""
-    async with running() as (_, client):
-        future = client.call.future(Message(foo="sleep", num=60))
-        await client.until_seen("1 0")
-        future.cancel()
-        await client.until_seen("1 1")
+    before = await client.seen()
+    future = client.call.future(Message(foo="sleep", num=60))
+    await client.until_seen(before, 1, 0)
+    future.cancel()
+    await client.until_seen(before, 1, 1)
 
 
-async def test_handles():
+async def test_handles(client):
     """Responses are cancelled, passed on unawaited, streamed and abandoned; ids go down, model ids do not."""
-    async with running() as (_, client):
-        assert (await client.do("cancel"))[0].greeting == "RequestCancelledError"
-        assert (await client.do("pass_on", num=3))[0].greeting == "12"
-        assert (await client.do("streams", num=100))[0].greeting == "4950 4950"
-        assert (await client.do("abandon"))[0].greeting == "3"
-        metadata = (("multiplexed_model_id", "m1"),)
-        assert (await client.do("ids", metadata=metadata))[0].greeting == "m1||m7|True"
+    assert (await client.do("cancel"))[0].greeting == "RequestCancelledError"
+    assert (await client.do("pass_on", num=3))[0].greeting == "12"
+    assert (await client.do("streams", num=100))[0].greeting == "4950 4950"
+    assert (await client.do("abandon"))[0].greeting == "3"
+    metadata = (("multiplexed_model_id", "m1"),)
+    assert (await client.do("ids", metadata=metadata))[0].greeting == "m1||m7|True"
 
 
 async def test_multiplexing(tmp_path):
@@ -260,43 +301,39 @@ def application(import_path, marks, deployments=None):
     }
 
 
-async def test_streams_that_nobody_takes():
+async def test_streams_that_nobody_takes(client):
     """A stream that is left, in async code, in a thread or by a client's cancel, ends at the other end, too."""
-    async with running() as (_, client):
-        for what in ("forget", "forget_in_thread", "abandon"):
-            await client.do(what)
-            await client.until("streams_open", "0")
-        future = client.call.future(Message(foo="hold"))
-        await client.until("streams_open", "1")
-        future.cancel()
+    for what in ("forget", "forget_in_thread", "abandon"):
+        await client.do(what)
         await client.until("streams_open", "0")
+    future = client.call.future(Message(foo="hold"))
+    await client.until("streams_open", "1")
+    future.cancel()
+    await client.until("streams_open", "0")
 
 
-async def test_a_cancel_of_its_own():
+async def test_a_cancel_of_its_own(client):
     """A CancelledError that user code raises by itself is its fault, and not the caller's."""
-    async with running() as (_, client):
-        assert (await client.fail("own_cancel"))[:2] == ("INTERNAL", "CancelledError: mine")
+    assert (await client.fail("own_cancel"))[:2] == ("INTERNAL", "CancelledError: mine")
 
 
 async def test_a_full_queue_below():
-    """A full queue down the graph is RESOURCE_EXHAUSTED and says when to come again; a death below says its reason."""
+    """A full queue down the graph is RESOURCE_EXHAUSTED and says when to come again."""
     deployments = {"Leaf": {"max_ongoing_requests": 1, "max_queued_requests": 1}}
     async with running(deployments=deployments) as (_, client):
         code, details, trailers = await client.fail("crowd")
         assert code == "RESOURCE_EXHAUSTED"
         assert "1 requests are waiting already" in details
         assert RetryInfo.DESCRIPTOR.full_name.encode() in trailers["grpc-status-details-bin"]
-    async with running() as (_, client):
-        _, _, trailers = await client.fail("let_die")
-        assert b"CRASHED" in trailers["grpc-status-details-bin"]
 
 
 async def test_a_replica_that_dies():
-    """Who asked it is told at once and may ask again; a client is told UNAVAILABLE where nobody catches that."""
+    """Who asked is told at once and may ask again; a client is told UNAVAILABLE, and why, where nobody catches that."""
     async with running() as (_, client):
         assert (await client.do("die"))[0].greeting == "DeploymentUnavailableError True"
         code, _, trailers = await client.fail("let_die")
         assert code == "UNAVAILABLE"
+        assert b"CRASHED" in trailers["grpc-status-details-bin"]
         assert "request_id" in trailers
 
 
@@ -354,14 +391,13 @@ async def test_kill_under_load(tmp_path, victim):
         assert dead not in answers[name]
 
 
-async def test_which_application():
+async def test_which_application(client):
     """One application answers whatever is named, as Ray's proxy has it; of several, the named one."""
     one = {"import_path": "ops:app", "path": [APPS]}
-    async with running() as (_, client):
-        assert (await client.do("echo", "x", metadata=(("application", "other"),)))[0].greeting == "x"
-        names = await trio.to_thread.run_sync(client.ray.ListApplications, serve_pb2.ListApplicationsRequest())
-        assert list(names.application_names) == ["ops"]
-    async with running(first=one, second=one) as (_, client):
+    assert (await client.do("echo", "x", metadata=(("application", "other"),)))[0].greeting == "x"
+    names = await trio.to_thread.run_sync(client.ray.ListApplications, serve_pb2.ListApplicationsRequest())
+    assert list(names.application_names) == ["ops"]
+    async with running(first=one, second=one) as (_, client):  # noqa: PLR1704  # the other server's, from here on
         metadata = (("application", "second"), ("request_id", "mine"))
         reply, _ = await client.do("context", metadata=metadata)
         ping = "Ping /ray.serve.RayServeAPIService/ListApplications for available applications."
@@ -382,13 +418,18 @@ async def test_a_wrong_name_elsewhere():
 
 async def test_options_of_the_file():
     """What the file says of a deployment wins over the decorator, user_config too; a wrong option is named."""
-    async with running(deployments={"Front": {"user_config": {"told": 5}}}) as (_, client):
+    wrong = {
+        "zero": ({"Front": {"num_replicas": 0}}, "deployments.Front.num_replicas: 0 is wrong"),
+        "nobody": ({"Back": {}}, "deployments.Back: the application has no such deployment"),
+    }
+    told = {"ops": {"Front": {"user_config": {"told": 5}}}, **{name: given for name, (given, _) in wrong.items()}}
+    applications = {
+        name: {"import_path": "ops:app", "path": [APPS], "deployments": given} for name, given in told.items()
+    }
+    async with testing.serve(config(**applications)) as app:
+        failures = {name: str(error) for name, error in app.failures}
+        assert failures.keys() == wrong.keys()
+        assert all(said in failures[name] for name, (_, said) in wrong.items())
+        client = Client(app.address("grpc"))
         assert (await client.do("told"))[0].greeting == "5"
-    for deployments, said in (
-        ({"Front": {"num_replicas": 0}}, "deployments.Front.num_replicas: 0 is wrong"),
-        ({"Back": {}}, "deployments.Back: the application has no such deployment"),
-    ):
-        async with testing.serve(config(deployments=deployments)) as app:
-            ((name, error),) = app.failures
-            assert name == "ops"
-            assert said in str(error)
+        client.channel.close()

@@ -49,24 +49,25 @@ async def test_a_driver_with_its_own_schema():
         await trio.to_thread.run_sync(ask)
 
 
-@pytest.mark.parametrize(
-    ("path", "said"),
-    [
-        ("nothing:app", "import_path 'nothing:app': there is no module nothing"),
-        ("driver:ap", "import_path 'driver:ap': module 'driver' has no attribute 'ap'"),
-        ("driver:os", "import_path 'driver:os' is no application: expected what a deployment's .bind(...) gives"),
-        (
-            "driver:Driver",
-            "import_path 'driver:Driver' is no application: expected what a deployment's .bind(...) gives",
-        ),
-    ],
-)
-async def test_what_cannot_be_imported(path, said):
+async def test_what_cannot_be_imported():
     """An import path that leads nowhere is told, and the server serves what else it has."""
-    async with testing.serve(config(free_port(), import_path=path)) as app:
-        ((name, error),) = app.failures
-        assert (name, type(error)) == ("it", LoadFailed)
-        assert said in str(error)
+    wrong = {
+        "nothing:app": "there is no module nothing",
+        "driver:ap": "module 'driver' has no attribute 'ap'",
+        "driver:os": "is no application: expected what a deployment's .bind(...) gives",
+        "driver:Driver": "is no application: expected what a deployment's .bind(...) gives",
+    }
+    port = free_port()
+    settings = config(port, import_path="driver:app")
+    right = settings["applications"]["it"]
+    others = {f"app{n}": {**right, "import_path": path} for n, path in enumerate(wrong)}
+    settings["applications"] = {**others, "it": right}
+    async with testing.serve(settings) as app:
+        assert [type(error) for _, error in app.failures] == [LoadFailed] * 4
+        for (_, error), (path, said) in zip(app.failures, wrong.items(), strict=True):
+            assert f"import_path {path!r}" in str(error)
+            assert said in str(error)
+        assert {model.spec.name for model in app.tree().models} == {"it:Greeter", "it:Driver"}
 
 
 async def test_no_workers_no_applications():
