@@ -153,9 +153,6 @@ OPEN: tuple[Difference, ...] = (
         "a function answers every unary method of the schema",
         code="UNIMPLEMENTED",
     ),
-    Difference(
-        r"composition/unpicklable", TEXT, "an argument that cannot be pickled never ends", code="DEADLINE_EXCEEDED"
-    ),
     Difference(r"broken/(call|stream)", TEXT, "should be Ray's text: Deployment(name=..., app=...) is unavailable ..."),
     Difference(r"broken/delete what is not there", r"error|text", "serve.delete of an unknown name should do nothing"),
 )

@@ -21,6 +21,7 @@ SAID = [
     "12 1770 14",
     "Price -1",
     "4950",
+    "TypeError True",
     "{'first': ('RUNNING', ['Market', 'Orange']), 'second': ('RUNNING', ['Orange'])}",
     "ServeError True",
     "{'first': 'RUNNING', 'third': 'DEPLOY_FAILED'}",
