@@ -18,6 +18,9 @@ from actorserve.services.transport.server_stream import ServerStream
 
 PING = "Ping /ray.serve.RayServeAPIService/ListApplications for available applications."
 
+UNKNOWN = "Method not found!"
+"""Of a method outside the schemas: grpcio's text."""
+
 
 def said_of(error: Exception) -> tuple[Status, str] | None:
     """Ray's row for an error; None: it has none."""

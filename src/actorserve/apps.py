@@ -107,6 +107,7 @@ class Apps:
     ) -> None:
         """`folder` is what relative paths mean. `grace_s`: how long calls in hand have at an application's end."""
         self.board = Board()
+        self.known = trio.Event()  # once the schemas of the file that applications answer are known
         self.places: dict[str, AppPlace] = {}
         self.running: dict[str, Running] = {}
         self.functions: tuple[str, ...] = ()

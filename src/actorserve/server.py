@@ -56,6 +56,7 @@ from actorserve.services.key_file import Door, KeyFile
 from actorserve.services.management import ManagementService
 from actorserve.services.reflection import AlphaReflectionService, ReflectionService
 from actorserve.services.schemas import Schema, names_of
+from actorserve.services.servicers import refusing
 from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
@@ -160,8 +161,9 @@ class Server:
         as_torchserve = listener.compatibility == "torchserve"
         table = compat if as_torchserve else status
         told: Translate = table.translate
+        unknown = None
         if listener.compatibility == "ray":
-            told = ray_compat.translating(listener.request_timeout_s)
+            told, unknown = ray_compat.translating(listener.request_timeout_s), ray_compat.UNKNOWN
         schemas: list[Schema] = []
         follows: dict[str, str] = {}
         if "inference" in listener.services:
@@ -200,7 +202,8 @@ class Server:
             interceptors=self._interceptors(listener),
             certificates=None if listener.tls is None else self._certificates(name, listener.tls),
         )
-        place = Place(grpc, schemas, follows)
+        place = Place(grpc, schemas, follows, None if unknown is None else refusing(unknown))
+        grpc.otherwise(place.unknown)
         if "servicers" in listener.services:
             self.servicing.places[name] = place
         lenient = listener.compatibility == "ray"
@@ -341,6 +344,7 @@ class Server:
                     key = spec.key if spec.name in self.loading else spec.name
                     self.loading[key] = await self._spawn(spec)
                 self._begin_servicers(front)
+                await front.start(self.servicing.expect, self.servicing.settled, self.apps.known)
                 await front.start(self.apps.run)
                 self._begin_applications(front)
                 self._spawned.set()
@@ -362,8 +366,9 @@ class Server:
         if servicers:
             replies: dict[str, Reply[None]] = {servicer.label: Reply() for servicer in servicers}
             self.loading |= replies
-            self.servicing.expect()
             nursery.start_soon(self.servicing.begin, servicers, replies)
+        else:
+            self.servicing.settled.set()
 
     def _begin_applications(self, nursery: trio.Nursery) -> None:
         """Those of the file, and the schemas that they answer; a task in `nursery`."""
@@ -384,6 +389,7 @@ class Server:
             except ActorserveError as error:
                 log.error("schema not served", functions=servicer.functions, why=str(error))  # noqa: TRY400  # the user's code
                 self.loading[servicer.label].fail(error)
+        self.apps.known.set()
         await self.apps.begin(self.settings.applications, replies)
 
     async def reload(self, new: config.Config) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 import trio
+from grpclib.const import Handler
 
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
@@ -38,12 +39,14 @@ log = structlog.get_logger("actorserve.servicers")
 class Place:
     """One listener that serves servicers: where routes go, and what its reflection and its health read.
 
-    `follows`: services by name -> the model that each is as well as.
+    `follows`: services by name -> the model that each is as well as. `unknown`: what answers the methods that
+    nobody has; None: the transport.
     """
 
     server: GrpcServer
     schemas: list[Schema]
     follows: dict[str, str]
+    unknown: Handler | None = None
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,24 @@ class Servicing:
         self._supervisor = supervisor
         self._directory = directory
         self._folder = folder
-        self._settled = trio.Event()
+        self.settled = trio.Event()  # once the schemas of the file's are known
         self._turn = trio.Lock()  # of those that change what is served
 
     # --- the servicers of the file ----------------------------------------------------------------
 
-    def expect(self) -> None:
-        """Some are on their way: calls of methods that nobody knows wait until `begin` knows them."""
+    async def expect(
+        self, *settled: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Some are on their way: calls of methods that nobody knows wait until all of `settled` are set."""
+        known = trio.Event()
         for place in self.places.values():
-            place.server.otherwise(waiting(self._settled, place.server.find))
+            place.server.otherwise(waiting(known, place.server.find, place.unknown))
+        task_status.started()
+        for event in settled:
+            await event.wait()
+        known.set()
+        for place in self.places.values():
+            place.server.otherwise(place.unknown)
 
     async def begin(self, servicers: Iterable[Servicer], loading: Mapping[str, Reply[None]]) -> None:
         """Add those of the file, side by side; return once their schemas are known.
@@ -101,9 +113,7 @@ class Servicing:
         async with trio.open_nursery() as nursery:
             for servicer in servicers:
                 nursery.start_soon(self._begin_one, servicer, loading[servicer.label], ready)
-        self._settled.set()
-        for place in self.places.values():
-            place.server.otherwise(None)
+        self.settled.set()
         async with trio.open_nursery() as nursery:
             for label, reply in ready.items():
                 nursery.start_soon(_pass_on, reply, loading[label])

@@ -121,16 +121,7 @@ LISTED: tuple[Difference, ...] = (
     ),
 )
 OPEN: tuple[Difference, ...] = (
-    Difference(
-        r"states/(named )?call before the first",
-        TEXT,
-        "the schema is not known when serve.start returns: should be NOT_FOUND",
-        code="UNIMPLEMENTED",
-    ),
     Difference(r"states/list with two", MESSAGES, "ListApplications should keep the order in which they came"),
-    Difference(
-        r"one application/(method|unregistered|unknown).*", TEXT, "should be grpcio's own text, Method not found!"
-    ),
     Difference(r"metadata/two request ids", rf"{MESSAGES}|{ID}", "of two request ids the last should count"),
     Difference(r"context/(peer|auth|details)", MESSAGES, "peer(), auth_context() and details() should be as grpcio's"),
     Difference(r"failures/with a code and a long text", TEXT, "a text that is cut should say so: ... [truncated]"),
