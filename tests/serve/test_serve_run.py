@@ -23,7 +23,7 @@ SAID = [
     "4950",
     "TypeError True",
     "{'first': ('RUNNING', ['Market', 'Orange']), 'second': ('RUNNING', ['Orange'])}",
-    "ServeError True",
+    "RuntimeError True True",
     "{'first': 'RUNNING', 'third': 'DEPLOY_FAILED'}",
     "DeploymentUnavailableError",
 ]

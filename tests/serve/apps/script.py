@@ -72,8 +72,9 @@ if __name__ == "__main__":
     print({name: (one.status, sorted(one.deployments)) for name, one in status.applications.items()})
     try:
         serve.run(Broken.options(max_constructor_retry_count=0).bind(), name="third")
-    except ServeError as error:
-        print("ServeError", "never" in str(error))
+    except RuntimeError as error:  # as Ray's
+        print("RuntimeError", isinstance(error, ServeError), "never" in str(error))
+    serve.delete("nobody")
     serve.delete("second")
     print({name: one.status for name, one in serve.status().applications.items()})
     try:
