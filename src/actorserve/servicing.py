@@ -89,9 +89,7 @@ class Servicing:
 
     # --- the servicers of the file ----------------------------------------------------------------
 
-    async def expect(
-        self, *settled: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def expect(self, *settled: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Some are on their way: calls of methods that nobody knows wait until all of `settled` are set."""
         known = trio.Event()
         for place in self.places.values():
