@@ -108,7 +108,7 @@ def test_autoscaling_config_of_an_earlier_ray():
     config = AutoscalingConfig.of({"target_num_ongoing_requests_per_replica": 3, "max_replicas": 4})
     assert (config.target_ongoing_requests, config.max_replicas) == (3, 4)
     assert gRPCOptions.of({"port": 9001}).grpc_servicer_functions == []
-    assert gRPCOptions().max_receive_bytes == gRPCOptions().max_send_bytes == 1 << 30
+    assert gRPCOptions().max_receive_bytes == gRPCOptions().max_send_bytes == 1 << 29
     for key in ("max_receive_bytes", "max_send_bytes"):
         with pytest.raises(OptionError, match=rf"grpc_options\.{key}"):
             gRPCOptions(**{key: 0})

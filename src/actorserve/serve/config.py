@@ -16,7 +16,9 @@ __all__ = ["AutoscalingConfig", "gRPCOptions"]
 
 MOST_REPLICAS = 1024
 MOST_BYTES = 1 << 30
-"""Of one message."""
+"""Of one message, where it is said."""
+LARGE_BYTES = 1 << 29
+"""Of one message otherwise. Ray takes 2 GiB; a replica is deaf while it reads one, and may not be for too long."""
 OLD_NAMES = {
     "target_num_ongoing_requests_per_replica": "target_ongoing_requests",
     "target_num_ongoing_requests": "target_ongoing_requests",
@@ -92,8 +94,8 @@ class gRPCOptions:  # noqa: N801  # Ray's name
     grpc_servicer_functions: list[str] = field(default_factory=list)
     request_timeout_s: float | None = None
     enable_reflection: bool = True
-    max_receive_bytes: int = MOST_BYTES
-    max_send_bytes: int = MOST_BYTES
+    max_receive_bytes: int = LARGE_BYTES
+    max_send_bytes: int = LARGE_BYTES
 
     def __post_init__(self) -> None:
         check_whole("grpc_options.port", self.port, least=0, most=65535)
