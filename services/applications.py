@@ -15,8 +15,9 @@ Rules (docs/adr/0010-which-application.md)
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -69,8 +70,8 @@ class Board:
         self.settled = trio.Event()  # once those of the file are known; until then, calls wait
 
     def names(self) -> list[str]:
-        """All of them, in order."""
-        return sorted(self.taken)
+        """All of them, as they came."""
+        return list(self.taken)
 
     def pick(self, metadata: Any, *, lenient: bool) -> Taken:
         """Which application a call means (rules 1 and 2); NoSuchApplication."""
@@ -82,6 +83,8 @@ class Board:
         def pick(stream: ServerStream) -> Mailbox:
             taken = self.pick(stream.metadata, lenient=lenient)
             check_model(stream, taken.name)
+            if lenient:
+                stream.about = taken  # for what Ray says of an ingress that has failed
             return taken.mailbox()
 
         return pick
@@ -188,7 +191,7 @@ class Manager(Protocol):
     async def deploy_sent(self, request: Any) -> str:
         """Start what a script has sent; the name of its ingress, once it is READY. LoadFailed and others."""
 
-    async def delete(self, name: str) -> Awaitable[None] | None:
+    async def delete(self, name: str) -> None:
         """End an application; returns when it is gone. NoSuchApplication."""
 
     def status_json(self) -> str:
@@ -212,9 +215,10 @@ class ApplicationsService(ApplicationsBase):  # type: ignore[misc]  # as above
         await stream.send_message(DeployResponse(ingress=await self._manager.deploy_sent(request)))
 
     async def Delete(self, stream: Any) -> None:  # noqa: N802  # the rpc's name
-        """End one."""
+        """End one. Nothing to do, and no error, where it is not there."""
         request = await stream.recv_message()
-        await self._manager.delete(request.name)
+        with contextlib.suppress(NoSuchApplication):
+            await self._manager.delete(request.name)
         await stream.send_message(DeleteResponse())
 
     async def Status(self, stream: Any) -> None:  # noqa: N802  # the rpc's name

@@ -14,13 +14,17 @@ from grpclib.exceptions import GRPCError
 
 from actorserve import errors
 from actorserve.services import status as ours
+from actorserve.services.applications import Taken
 from actorserve.services.transport.server_stream import ServerStream
 
 PING = "Ping /ray.serve.RayServeAPIService/ListApplications for available applications."
 
+UNKNOWN = "Method not found!"
+"""Of a method outside the schemas: grpcio's text."""
 
-def said_of(error: Exception) -> tuple[Status, str] | None:
-    """Ray's row for an error; None: it has none."""
+
+def said_of(error: Exception, about: object = None) -> tuple[Status, str] | None:
+    """Ray's row for an error; None: it has none. `about`: the application that the call meant, where it is known."""
     match error:
         case errors.NoSuchApplication(name=""):
             return Status.NOT_FOUND, f"Application metadata not set. {PING}"
@@ -30,7 +34,8 @@ def said_of(error: Exception) -> tuple[Status, str] | None:
             numbers = f"(num_queued_requests={limit}, max_queued_requests={limit})"
             return Status.RESOURCE_EXHAUSTED, f"Request dropped due to backpressure {numbers}."
         case errors.ActorGone() | errors.NoWorkers():
-            return Status.UNAVAILABLE, f"{error} is unavailable because it failed to deploy."
+            who = f"Deployment(name={about.ingress!r}, app={about.name!r})" if isinstance(about, Taken) else str(error)
+            return Status.UNAVAILABLE, f"{who} is unavailable because it failed to deploy."
         case errors.Draining():
             return Status.UNAVAILABLE, "This node is being drained."
     return None
@@ -48,7 +53,7 @@ def translating(request_timeout_s: float) -> Callable[[Exception, ServerStream],
         known = ours.translate(error, call)
         if isinstance(error, errors.Expired) and request_timeout_s:
             return GRPCError(Status.DEADLINE_EXCEEDED, timed_out(request_timeout_s))
-        said = said_of(error)
+        said = said_of(error, call.about)
         if said is None:
             return known
         return GRPCError(said[0], said[1], None if known is None else known.details)

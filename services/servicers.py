@@ -99,16 +99,28 @@ def handler_of(cardinality: Cardinality, ask: Ask) -> Handler:
     return Handler(serve, _CARDINALITIES[cardinality], Raw, Raw)
 
 
-def waiting(settled: trio.Event, find: Callable[[str], Handler | None]) -> Handler:
-    """A handler for calls that come before the schemas are known: it waits for them, then has the right one go on."""
+def waiting(settled: trio.Event, find: Callable[[str], Handler | None], unknown: Handler | None = None) -> Handler:
+    """A handler for calls that come before the schemas are known: it waits for them, then has the right one go on.
+
+    `unknown`: the one of methods that nobody has.
+    """
 
     async def serve(stream: ServerStream) -> None:
         await settled.wait()
-        handler = find(stream.method)
+        handler = find(stream.method) or unknown
         if handler is None:
             raise GRPCError(Status.UNIMPLEMENTED, f"unknown method {stream.method}")
         stream.handler = handler
         await handler.func(stream)
+
+    return Handler(serve, const.Cardinality.STREAM_STREAM, Raw, Raw)
+
+
+def refusing(text: str) -> Handler:
+    """A handler for calls of methods that nobody has."""
+
+    async def serve(_stream: ServerStream) -> None:
+        raise GRPCError(Status.UNIMPLEMENTED, text)
 
     return Handler(serve, const.Cardinality.STREAM_STREAM, Raw, Raw)
 

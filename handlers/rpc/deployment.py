@@ -8,7 +8,8 @@ What must not live here: how the instance is run (instance.py), the caller's end
 Rules of a client's call, where Ray has any (facts: its recorded answers; docs/migrating-from-ray-serve.md)
 1. A parameter named `grpc_context` gets a RayServegRPCContext. A code that it sets ends the call, also when the method
    returns; when it raises, the details are those that were set, else the exception's text. Trailers go in either case.
-2. A method that raises without a code is INTERNAL with the exception's type and text; one of ours has its own code.
+2. A method that raises without a code, or with OK, is INTERNAL with the exception's type and text; one of ours has its
+   own code.
 3. A request that does not decode is INVALID_ARGUMENT. A method that the application lacks is UNIMPLEMENTED.
 """
 
@@ -18,7 +19,6 @@ import asyncio
 import hashlib
 import importlib
 import inspect
-import json
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +35,7 @@ from actorserve.handlers.rpc.host import RpcHost
 from actorserve.handlers.rpc.instance import Instance, name_of, resolved
 from actorserve.handlers.rpc.links import EngineLink
 from actorserve.handlers.rpc.methods import Method, cardinality
+from actorserve.handlers.rpc.peers import auth_of, peer_of
 from actorserve.handlers.rpc.schema import schema_of
 from actorserve.handlers.rpc.source import digest_of, digest_of_arguments
 from actorserve.serve.codec import packed_error, packed_result, read_arguments
@@ -64,6 +65,8 @@ CODES: Mapping[type[BaseException], int] = {
 }
 MOST_DETAILS = 4096
 """Characters of an exception's text that travel, as in Ray."""
+TRUNCATED = "... [truncated]"
+"""What stands at the end of one that was longer; Ray's."""
 _END = object()
 """Behind the last message of a client that streams."""
 
@@ -223,7 +226,7 @@ class DeploymentHost(RpcHost):
         return {"application": data, "drivers": drivers, "answers": answers, **functions_schema(functions)}
 
     async def build(self, context: Context) -> None:
-        """Make the user's instance, and a method of each rpc that it can answer."""
+        """Make the user's instance, and a method of each rpc that it can answer; a function answers them all."""
         options = self.options = context.options
         target, args, kwargs = definition_of(options)(options["deployment"])
         application, legacy = options["application"], bool(options.get("legacy"))
@@ -252,7 +255,7 @@ class DeploymentHost(RpcHost):
             return servicer.methods_of_grpcio(handlers)
         found: dict[str, Method] = {}
         for path, handler in rpcs_of(functions).items():
-            method = self.instance.method(path.rpartition("/")[2])
+            method = self.instance.method(path.rpartition("/")[2] if inspect.isclass(target) else "__call__")
             if method is not None:
                 rpc = Rpc(self, path, method, cardinality(handler), handler.request_deserializer)
                 found[path] = Method(cardinality(handler), rpc.begin)
@@ -480,7 +483,7 @@ class Rpc(_Calls):
 
     def _request(self, call: RpcCall) -> Any:
         if self._cardinality.client_streams:
-            return InputStream(call, self._decode)
+            return input_stream(call, self._decode)
         request = self._decode(call.opened.data or b"")
         return dict(request.input) if self._prediction else request
 
@@ -513,33 +516,27 @@ class Rpc(_Calls):
         return bytes(answer.SerializeToString())
 
 
-class InputStream(gRPCInputStream):
-    """What a client streams, for `async for`, and for `for` in a plain def."""
+def input_stream(call: RpcCall, decode: Callable[[bytes], Any]) -> gRPCInputStream:
+    """What a client streams, decoded. It raises BadInput for what is no message."""
 
-    def __init__(self, call: RpcCall, decode: Callable[[bytes], Any]) -> None:
-        self._call = call
-        self._decode = decode
-        super().__init__(self._next, end=_END)
-
-    async def _next(self) -> Any:
-        data = await self._call.receive()
-        return _END if data is None else self._decode(data)
-
-    def __iter__(self) -> InputStream:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            data = self._call.receive_blocking()
-        except CallCancelled:
-            data = None
+    def read(data: bytes | None) -> Any:
         if data is None:
-            raise StopIteration
-        return self._decode(data)
+            return _END
+        try:
+            return decode(data)
+        except Exception as error:
+            raise errors.BadInput("request", f"a message of the stream cannot be read: {text_of(error)}") from error
 
-    def is_cancelled(self) -> bool:
-        """Whether the client has gone, or `cancel` was called."""
-        return self._call.cancelled or super().is_cancelled()
+    async def take() -> Any:
+        return read(await call.receive())
+
+    def take_blocking() -> Any:
+        try:
+            return read(call.receive_blocking())
+        except CallCancelled:
+            return _END
+
+    return gRPCInputStream(take, end=_END, take_blocking=take_blocking, is_gone=lambda: call.cancelled)
 
 
 def _has_context(method: Callable[..., Any]) -> bool:
@@ -552,12 +549,11 @@ def _has_context(method: Callable[..., Any]) -> bool:
 def grpc_context(call: RpcCall) -> RayServegRPCContext:
     """What a method is given of the call."""
     opened = call.opened
-    auth = {key: [value.encode() for value in values] for key, values in json.loads(opened.auth or b"{}").items()}
     return RayServegRPCContext(
         metadata=opened.metadata,
-        peer=opened.peer,
+        peer=peer_of(opened.peer),
         request_id=opened.request_id,
-        auth=auth,
+        auth=auth_of(opened.auth),
         deadline=call.time_remaining,
     )
 
@@ -569,13 +565,14 @@ def trailers_of(said: RayServegRPCContext) -> Pairs:
 
 def failed(error: BaseException, said: RayServegRPCContext) -> Ending:
     """How a call ends that raised (rules 1 and 2)."""
-    if said.code() is not None:
-        return Ending(status_number(said.code()), said.details() or str(error)[:MOST_DETAILS], trailers_of(said))
+    code = 0 if said.code() is None else status_number(said.code())
+    if code:
+        return Ending(code, said.details() or cut(str(error)), trailers_of(said))
     if isinstance(error, gRPCStatusError):
         return Ending(error.code, error.details, trailers_of(said))
     for kind, code in CODES.items():
         if isinstance(error, kind):
-            return Ending(code, str(error)[:MOST_DETAILS], trailers_of(said), rich_of(error, code))
+            return Ending(code, cut(str(error)), trailers_of(said), rich_of(error, code))
     return Ending(INTERNAL, text_of(error), trailers_of(said))
 
 
@@ -585,7 +582,7 @@ def rich_of(error: BaseException, code: int) -> bytes:
     from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo  # noqa: PLC0415
     from google.rpc.status_pb2 import Status  # noqa: PLC0415
 
-    status = Status(code=code, message=str(error)[:MOST_DETAILS])
+    status = Status(code=code, message=cut(str(error)))
     if isinstance(error, BackPressureError) and error.retry_after_s:
         nanos = int(error.retry_after_s * 1e9)
         status.details.add().Pack(RetryInfo(retry_delay=Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)))
@@ -598,5 +595,10 @@ def rich_of(error: BaseException, code: int) -> bytes:
 
 def text_of(error: BaseException) -> str:
     """An exception's type and text."""
-    text = str(error)[:MOST_DETAILS]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = str(error)
+    return cut(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def cut(text: str) -> str:
+    """A text that travels: one that is too long is cut, and says so."""
+    return text if len(text) <= MOST_DETAILS else text[: MOST_DETAILS - len(TRUNCATED)] + TRUNCATED

@@ -1,12 +1,11 @@
 """What grpcio's contexts say of a call and of who made it; the same for blocking and for asyncio code.
 
-Facts of grpcio 1.6x and later: peers are URIs, and metadata is a tuple of pairs with the user agent among them.
+A fact of grpcio 1.6x and later: metadata is a tuple of pairs with the user agent among them.
 What must not live here: statuses, messages.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,10 +13,10 @@ import grpc
 
 from actorserve.actors.messages import Pairs
 from actorserve.handlers.rpc.call import RpcCall
+from actorserve.handlers.rpc.peers import auth_of, peer_of
 
 UNKNOWN, INTERNAL, CANCELLED = 2, 13, 1
 DETAILS_BIN = "grpc-status-details-bin"
-INSECURE = {"transport_security_type": ["insecure"], "security_level": ["TSI_SECURITY_NONE"]}
 ENCODINGS = {grpc.Compression.NoCompression: "", grpc.Compression.Deflate: "deflate", grpc.Compression.Gzip: "gzip"}
 
 
@@ -26,13 +25,6 @@ class Metadatum(NamedTuple):
 
     key: str
     value: str | bytes
-
-
-def peer_of(address: str) -> str:
-    """A client's address as grpcio writes it."""
-    if not address or address.startswith("unix:"):
-        return address
-    return f"ipv6:{address.replace('[', '%5B').replace(']', '%5D')}" if address[0] == "[" else f"ipv4:{address}"
 
 
 class Asked:
@@ -51,9 +43,7 @@ class Asked:
 
     def auth_context(self) -> Mapping[str, Sequence[bytes]]:
         """What is known of the client's certificate, and of the transport."""
-        auth = self._call.opened.auth
-        known = json.loads(auth) if auth else INSECURE
-        return {key: [value.encode() for value in values] for key, values in known.items()}
+        return auth_of(self._call.opened.auth)
 
     def peer_identity_key(self) -> str | None:
         """The key of `auth_context` whose values identify the client; None without a certificate."""

@@ -136,13 +136,13 @@ class ServerCall:
 
     @property
     def request_id(self) -> str:
-        """The id that the client sent (x-request-id, else request_id), or one made earlier, or nothing."""
+        """The id that the client sent last (x-request-id, else request_id), or one made earlier, or nothing."""
         if self._request_id is None:
             self._request_id = self._sent_request_id().decode("latin-1")
         return self._request_id
 
     def _sent_request_id(self) -> bytes:
-        found = dict(reversed(self.stream.metadata))
+        found = dict(self.stream.metadata)
         return found.get(b"x-request-id") or found.get(b"request_id") or b""
 
     def ensure_request_id(self) -> str:

@@ -56,6 +56,7 @@ from actorserve.services.key_file import Door, KeyFile
 from actorserve.services.management import ManagementService
 from actorserve.services.reflection import AlphaReflectionService, ReflectionService
 from actorserve.services.schemas import Schema, names_of
+from actorserve.services.servicers import refusing
 from actorserve.services.tokens import read_tokens
 from actorserve.services.transport.interceptors import Interceptor
 from actorserve.services.transport.server import GrpcServer, Limits
@@ -167,8 +168,9 @@ class Server:
         as_torchserve = listener.compatibility == "torchserve"
         table = compat if as_torchserve else status
         told: Translate = table.translate
+        unknown = None
         if listener.compatibility == "ray":
-            told = ray_compat.translating(listener.request_timeout_s)
+            told, unknown = ray_compat.translating(listener.request_timeout_s), ray_compat.UNKNOWN
         schemas: list[Schema] = []
         follows: dict[str, Callable[[], Iterable[str]]] = {}
         if "inference" in listener.services:
@@ -207,7 +209,8 @@ class Server:
             interceptors=self._interceptors(listener),
             certificates=None if listener.tls is None else self._certificates(name, listener.tls),
         )
-        place = Place(grpc, schemas, follows)
+        place = Place(grpc, schemas, follows, None if unknown is None else refusing(unknown))
+        grpc.otherwise(place.unknown)
         if "servicers" in listener.services:
             self.servicing.places[name] = place
         lenient = listener.compatibility == "ray"

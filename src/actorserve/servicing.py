@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import structlog
 import trio
+from grpclib.const import Handler
 
 from actorserve.actors.directory import Directory
 from actorserve.actors.mailbox import Mailbox
@@ -39,12 +40,14 @@ log = structlog.get_logger("actorserve.servicers")
 class Place:
     """One listener that serves servicers: where routes go, and what its reflection and its health read.
 
-    `follows`: services by name -> what names the models that each is as well as.
+    `follows`: services by name -> what names the models that each is as well as. `unknown`: what answers the methods
+    that nobody has; None: the transport.
     """
 
     server: GrpcServer
     schemas: list[Schema]
     follows: dict[str, Callable[[], Iterable[str]]]
+    unknown: Handler | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Servicing:
         """Some are on their way: calls of methods that nobody knows wait until `begin` knows them."""
         self._expecting = True
         for place in self.places.values():
-            place.server.otherwise(waiting(self._settled, place.server.find))
+            place.server.otherwise(waiting(self._settled, place.server.find, place.unknown))
 
     async def begin(self, servicers: Iterable[Servicer], loading: Mapping[str, Reply[None]]) -> None:
         """Add those of the file, side by side; return once their schemas are known.
@@ -124,7 +127,7 @@ class Servicing:
                 nursery.start_soon(self._begin_one, servicer, loading[servicer.label], ready)
         self._settled.set()
         for place in self.places.values():
-            place.server.otherwise(None)
+            place.server.otherwise(place.unknown)
         async with trio.open_nursery() as nursery:
             for label, reply in ready.items():
                 nursery.start_soon(_pass_on, reply, loading[label])

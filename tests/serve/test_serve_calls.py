@@ -141,6 +141,23 @@ async def test_methods_of_all_kinds(client):
     await trio.to_thread.run_sync(others)
 
 
+async def test_calls_before_the_schema_is_known():
+    """They wait for it: one is answered as any other, a method outside of it has grpcio's own text."""
+    async with testing.serve(config(), wait_loaded=False) as app:
+        client = Client(app.address("grpc"))
+
+        def others():
+            with pytest.raises(grpc.RpcError) as caught:
+                client.channel.unary_unary("/nobody/Nothing")(b"", timeout=20)
+            return caught.value.code().name, caught.value.details()
+
+        try:
+            assert await trio.to_thread.run_sync(others) == ("UNIMPLEMENTED", "Method not found!")
+            assert (await client.do("echo", "hi"))[0].greeting == "hi"
+        finally:
+            client.channel.close()
+
+
 async def test_grpc_context(client):
     """The context has id, metadata and peer; trailers and codes that it sets arrive, also when the method raises."""
     metadata = (("request_id", "r1"), ("extra", "x"), ("application", "ops"))

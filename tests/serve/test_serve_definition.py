@@ -120,6 +120,10 @@ def test_autoscaling_config_of_an_earlier_ray():
     assert (config.upscaling_factor, config.downscaling_factor) == (2, 0.5)
     assert AutoscalingConfig.of({"downscale_smoothing_factor": 0.1}).downscaling_factor == 0.1
     assert gRPCOptions.of({"port": 9001}).grpc_servicer_functions == []
+    assert gRPCOptions().max_receive_bytes == gRPCOptions().max_send_bytes == 1 << 29
+    for key in ("max_receive_bytes", "max_send_bytes"):
+        with pytest.raises(OptionError, match=rf"grpc_options\.{key}"):
+            gRPCOptions(**{key: 0})
     with pytest.raises(OptionError, match=r"grpc_options\.ports: unknown"):
         gRPCOptions.of({"ports": 1})
 

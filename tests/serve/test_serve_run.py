@@ -18,8 +18,9 @@ SAID = [
     "12 1770 14",
     "Price -1",
     "4950",
+    "TypeError True",
     "{'first': ('RUNNING', ['Market', 'Orange']), 'second': ('RUNNING', ['Orange'])}",
-    "ServeError True",
+    "RuntimeError True True",
     "{'first': 'RUNNING', 'third': 'DEPLOY_FAILED'}",
     "DeploymentUnavailableError",
 ]

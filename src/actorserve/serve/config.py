@@ -15,6 +15,10 @@ from actorserve.serve.exceptions import OptionError
 __all__ = ["AutoscalingConfig", "gRPCOptions"]
 
 MOST_REPLICAS = 1024
+MOST_BYTES = 1 << 30
+"""Of one message, where it is said."""
+LARGE_BYTES = 1 << 29
+"""Of one message otherwise. Ray takes 2 GiB; a replica is deaf while it reads one, and may not be for too long."""
 OLD_NAMES = {
     "target_num_ongoing_requests_per_replica": "target_ongoing_requests",
     "target_num_ongoing_requests": "target_ongoing_requests",
@@ -89,15 +93,22 @@ class AutoscalingConfig:
 
 @dataclass(frozen=True, slots=True)
 class gRPCOptions:  # noqa: N801  # Ray's name
-    """What Ray's proxy is told of gRPC. Here it is data for `serve.start`: a listener and its schemas."""
+    """What Ray's proxy is told of gRPC. Here it is data for `serve.start`: a listener and its schemas.
+
+    max_receive_bytes, max_send_bytes: the largest message, of a client and of an application. Ray has no such keys.
+    """
 
     port: int = 9000
     grpc_servicer_functions: list[str] = field(default_factory=list)
     request_timeout_s: float | None = None
     enable_reflection: bool = True
+    max_receive_bytes: int = LARGE_BYTES
+    max_send_bytes: int = LARGE_BYTES
 
     def __post_init__(self) -> None:
         check_whole("grpc_options.port", self.port, least=0, most=65535)
+        for name in ("max_receive_bytes", "max_send_bytes"):
+            check_whole(f"grpc_options.{name}", getattr(self, name), least=1, most=MOST_BYTES)
         functions: Any = self.grpc_servicer_functions
         if isinstance(functions, str) or not all(isinstance(one, str) for one in functions):
             raise OptionError("grpc_options.grpc_servicer_functions", 'expected a list of "module.function"')

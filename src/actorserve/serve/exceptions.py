@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "BackPressureError",
     "BatchSizeError",
+    "DeployError",
     "DeploymentUnavailableError",
     "GraphError",
     "OptionError",
@@ -24,6 +25,10 @@ class ServeError(Exception):
 
 RayServeException = ServeError
 """Ray's name of the base."""
+
+
+class DeployError(ServeError, RuntimeError):
+    """An application cannot run, or not as it was to be changed: what `serve.run` raises. Ray's is a RuntimeError."""
 
 
 class OptionError(ServeError, ValueError):

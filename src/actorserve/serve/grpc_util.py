@@ -7,7 +7,7 @@ code may be a `grpc.StatusCode` or its number, which is read without importing a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 __all__ = ["RayServegRPCContext", "gRPCInputStream"]
@@ -36,7 +36,7 @@ class RayServegRPCContext:
         self._auth = {key: tuple(values) for key, values in (auth or {}).items()}
         self._deadline = deadline
         self._code: Any = None
-        self._details: str | None = None
+        self._details = ""
         self._trailers: Pairs = []
         self._compression: Any = None
 
@@ -48,15 +48,15 @@ class RayServegRPCContext:
         return str(found[-1]) if found else None
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """What TLS knows of the peer."""
+        """What is known of the peer and of the transport, as gRPC has it."""
         return self._auth
 
     def code(self) -> Any:
         """The code that was set; None: none was."""
         return self._code
 
-    def details(self) -> str | None:
-        """The details that were set."""
+    def details(self) -> str:
+        """The details that were set; empty: none were."""
         return self._details
 
     def request_id(self) -> str:
@@ -88,7 +88,7 @@ class RayServegRPCContext:
         return list(self._metadata)
 
     def peer(self) -> str:
-        """Where the client is."""
+        """Where the client is, as gRPC writes it: `ipv4:127.0.0.1:50000`."""
         return self._peer
 
     def peer_identities(self) -> Iterable[bytes] | None:
@@ -136,11 +136,20 @@ def status_number(code: Any) -> int:
 
 
 class gRPCInputStream:  # noqa: N801  # Ray's name
-    """What the client streams in: `async for message in stream`. The client's end or cancel ends it quietly."""
+    """What the client streams in: `async for`, and `for` in a plain def. The client's end or cancel ends it quietly."""
 
-    def __init__(self, take: Callable[[], Awaitable[Any]], *, end: Any) -> None:
-        """`take` gives the next message, or `end`."""
+    def __init__(
+        self,
+        take: Callable[[], Awaitable[Any]],
+        *,
+        end: Any,
+        take_blocking: Callable[[], Any] | None = None,
+        is_gone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`take` and `take_blocking` give the next message, or `end`. `is_gone`: whether the client is."""
         self._take = take
+        self._take_blocking = take_blocking
+        self._is_gone = is_gone
         self._end = end
         self._exhausted = False
         self._cancelled = asyncio.Event()
@@ -157,9 +166,23 @@ class gRPCInputStream:  # noqa: N801  # Ray's name
             raise StopAsyncIteration
         return found
 
+    def __iter__(self) -> Iterator[Any]:
+        if self._take_blocking is None:
+            raise TypeError("gRPCInputStream: `for` is for plain defs; here it is `async for`")
+        return self
+
+    def __next__(self) -> Any:
+        if self._take_blocking is None or self._exhausted or self._cancelled.is_set():
+            raise StopIteration
+        found = self._take_blocking()
+        if found is self._end:
+            self._exhausted = True
+            raise StopIteration
+        return found
+
     def is_cancelled(self) -> bool:
         """Whether the client has gone, or `cancel` was called."""
-        return self._cancelled.is_set()
+        return self._is_gone() or self._cancelled.is_set()
 
     def cancel(self) -> None:
         """Take no more messages."""

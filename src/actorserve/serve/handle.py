@@ -192,7 +192,12 @@ class _Response:
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OutCall:
         ready = [await _settled(one) for one in args]
         named = {key: await _settled(one) for key, one in kwargs.items()}
-        return self._handle._call(packed_arguments(ready, named), self._asking)  # noqa: SLF001  # of one file
+        try:
+            payload = packed_arguments(ready, named)
+        except Exception as error:
+            text = f"an argument of {self._handle!r} cannot be pickled: {type(error).__name__}: {error}"
+            raise TypeError(text) from error
+        return self._handle._call(payload, self._asking)  # noqa: SLF001  # of one file
 
     def _here(self) -> bool:
         """Whether this thread runs the link's loop."""
@@ -362,6 +367,9 @@ class RayServeDAGHandle:
         return value
 
 
+_GIVE_RESPONSES = (RayServeDeploymentHandle.remote.__code__, RayServeDAGHandle.remote.__code__)
+
+
 class Call:
     """A call in a graph: whom, and with what."""
 
@@ -392,8 +400,11 @@ _END = _End()
 
 
 async def _settled(value: Any) -> Any:
-    """An argument that is ready to travel: responses, and coroutines that give them, are awaited first."""
-    while isinstance(value, DeploymentResponse) or inspect.iscoroutine(value):
+    """An argument that is ready to travel: responses, and coroutines of `remote` that give them, are awaited first.
+
+    No other coroutine is: it may never end.
+    """
+    while isinstance(value, DeploymentResponse) or (inspect.iscoroutine(value) and value.cr_code in _GIVE_RESPONSES):
         value = await value
     match value:
         case dict():

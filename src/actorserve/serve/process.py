@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actorserve import errors
-from actorserve.serve.config import gRPCOptions
+from actorserve.serve.config import MOST_BYTES, gRPCOptions
 from actorserve.serve.context import OutCall
 from actorserve.serve.exceptions import (
     BackPressureError,
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 READY = b"ready"
-MOST_BYTES = 1 << 30
+LEAST_BUFFERED = 1 << 28
+"""Bytes that a connection may hold unfinished at least: a listener's default."""
 STOP_S = 60.0
 ITEMS_AHEAD = 16
 CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 1, 4, 8, 14
@@ -62,6 +63,9 @@ def configuration(folder: Path, options: gRPCOptions | None) -> str:
             f"services = {json.dumps(services)}",
             'compatibility = "ray"',
             f"request_timeout_s = {float(options.request_timeout_s or 0.0)}",
+            f"max_receive_bytes = {options.max_receive_bytes}",
+            f"max_send_bytes = {options.max_send_bytes}",
+            f"max_buffered_bytes = {2 * max(options.max_receive_bytes, options.max_send_bytes, LEAST_BUFFERED >> 1)}",
         ]
         for function in options.grpc_servicer_functions:
             module, _, name = function.rpartition(":" if ":" in function else ".")

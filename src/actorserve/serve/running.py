@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from actorserve.serve.config import gRPCOptions
 from actorserve.serve.context import PROCESS
-from actorserve.serve.exceptions import ServeError
+from actorserve.serve.exceptions import DeployError, ServeError
 from actorserve.serve.graph import build
 from actorserve.serve.handle import DeploymentHandle
 
@@ -179,7 +179,7 @@ def run(
     """Run an application, or change the one of this name; returns its handle once it is READY.
 
     `blocking`: wait for Ctrl-C or `shutdown` first. In a worker it does nothing, and the handle's calls raise while the
-    module loads. ServeError: the application cannot run.
+    module loads. DeployError, which is a RuntimeError: the application cannot run.
     """
     if is_elsewhere():
         return DeploymentHandle("", name)
@@ -189,7 +189,10 @@ def run(
     from actorserve.serve.process import search_path  # noqa: PLC0415  # in scripts alone
 
     data = json.dumps(built.data())
-    server.ask("Deploy", name=name, data=data, blob=built.blob, path=search_path(), folder=str(Path.cwd()))
+    try:
+        server.ask("Deploy", name=name, data=data, blob=built.blob, path=search_path(), folder=str(Path.cwd()))
+    except ServeError as error:
+        raise DeployError(str(error)) from None
     if blocking:
         wait()
     return DeploymentHandle(built.ingress, name, link=server.link)
@@ -206,7 +209,7 @@ def wait() -> None:
 
 
 def delete(name: str, *, _blocking: bool = True) -> None:
-    """End an application; returns when it is gone. Without effect in a worker. ServeError: none is called so."""
+    """End an application; returns when it is gone. Without effect where none is called so, and in a worker."""
     if not is_elsewhere():
         _SCRIPT.running().ask("Delete", name=name)
 

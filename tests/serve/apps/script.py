@@ -1,5 +1,6 @@
 """A script that runs an application and asks it; the first argument says what it does at its end."""
 
+import asyncio
 import sys
 import threading
 
@@ -63,12 +64,17 @@ if __name__ == "__main__":
     except Price as error:
         print("Price", error)
     print(sum(serve.get_deployment_handle("Orange", "first").options(stream=True).count.remote(100)))
+    try:
+        handle.remote(asyncio.Event().wait()).result()
+    except TypeError as error:
+        print("TypeError", "cannot be pickled" in str(error))
     status = serve.status()
     print({name: (one.status, sorted(one.deployments)) for name, one in status.applications.items()})
     try:
         serve.run(Broken.options(max_constructor_retry_count=0).bind(), name="third")
-    except ServeError as error:
-        print("ServeError", "never" in str(error))
+    except RuntimeError as error:  # as Ray's
+        print("RuntimeError", isinstance(error, ServeError), "never" in str(error))
+    serve.delete("nobody")
     serve.delete("second")
     print({name: one.status for name, one in serve.status().applications.items()})
     try:
