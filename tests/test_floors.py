@@ -108,6 +108,7 @@ FLOORS = {
     "actorserve.client": 7,
     "actorserve.listening": 7,
     "actorserve.log": 7,
+    "actorserve.configured": 7,
     "actorserve.reloader": 7,
     "actorserve.reloading": 7,
     "actorserve.scripted": 7,

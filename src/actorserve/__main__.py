@@ -88,7 +88,7 @@ def complain(text: str) -> None:
 def check(settings: config.Config) -> None:
     """Print the whole configuration, defaults included; ConfigError if a model's folder is wrong."""
     from actorserve import log  # noqa: PLC0415
-    from actorserve.server import ledger_here, model_specs, unpacking_of  # noqa: PLC0415  # --help needs no floor
+    from actorserve.configured import ledger_here, model_specs, unpacking_of  # noqa: PLC0415  # --help needs no floor
 
     log.configure(settings.log)  # stdout is for the configuration alone
     ledger = ledger_here()

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from universe import spec, universe, until
 
-from actorserve import server, testing
+from actorserve import configured, server, testing
 from actorserve.actors.device import Gpu, Ledger, find_gpus, free_memory, visible
 from actorserve.actors.messages import Placement, Scale, Spawn
 from actorserve.errors import ConfigError, LoadFailed
@@ -335,7 +335,7 @@ async def told_by_all(app, count):
 
 def test_a_configured_device_that_does_not_exist(monkeypatch):
     """The server does not start, and says which key is wrong and what there is."""
-    monkeypatch.setattr(server, "find_gpus", lambda _: [A])
+    monkeypatch.setattr(configured, "find_gpus", lambda _: [A])
     settings = testing._load(models(device="cuda:4"))
     with pytest.raises(ConfigError, match=r"models\.m\.device: there is no cuda:4 here; known here: cpu, cuda:0"):
         server.Server(settings)
@@ -343,7 +343,7 @@ def test_a_configured_device_that_does_not_exist(monkeypatch):
 
 async def test_describe_shows_devices(autojump_clock, monkeypatch):
     """DescribeModel says which device each worker has, and whether that is a GPU."""
-    monkeypatch.setattr(server, "find_gpus", lambda _: [A, B])
+    monkeypatch.setattr(configured, "find_gpus", lambda _: [A, B])
     config = {
         "models": {
             "gpu": {"handler": "a:B", "workers": {"min": 2}},
@@ -368,7 +368,7 @@ async def test_real_workers_see_their_own_device(monkeypatch):
     """Real workers have their GPU, and no other, in CUDA_VISIBLE_DEVICES, whatever the server's says; the handler is
     told cuda:0, and the threads that it computes with.
     """
-    monkeypatch.setattr(server, "find_gpus", lambda _: [A, B])
+    monkeypatch.setattr(configured, "find_gpus", lambda _: [A, B])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     async with testing.serve(models(workers={"min": 2}, threads=3, batch_size=1)) as app:
         told = await told_by_all(app, 2)
@@ -378,7 +378,7 @@ async def test_real_workers_see_their_own_device(monkeypatch):
 
 async def test_a_worker_on_the_cpu_sees_no_gpu(monkeypatch):
     """A real worker on the CPU sees no GPU; `threads = "auto"` is its share of the cores that the server may use."""
-    monkeypatch.setattr(server, "find_gpus", lambda _: [A, B])
+    monkeypatch.setattr(configured, "find_gpus", lambda _: [A, B])
     async with testing.serve(models(device="cpu", threads="auto")) as app:
         (told,) = await told_by_all(app, 1)
     assert ("", "cpu", len(os.sched_getaffinity(0))) == (told["visible"], told["device"], told["threads"])
