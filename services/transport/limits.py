@@ -23,7 +23,7 @@ class Limits:
     handshake_timeout_s: float = (
         10.0  # for the preface and SETTINGS; and for each header block, from first to last octet
     )
-    stream_window: int = 262_144
+    stream_window: int = 1_048_576
     connection_window: int = 4_194_304
     max_header_list: int = 16_384
     send_buffer: int = 65_536  # unsent octets of one stream above which send_message waits

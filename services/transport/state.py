@@ -30,7 +30,7 @@ REMEMBERED_SKIPS = 16
 class Settings:
     """What we tell the peer, and what we bear from it (patience.py). Sizes in octets, 0 seconds: no bound."""
 
-    stream_window: int = 262_144
+    stream_window: int = 1_048_576
     connection_window: int = 4_194_304
     max_concurrent_streams: int = 256
     max_header_list: int = 16_384

@@ -86,7 +86,7 @@ class Listener(Table):
         default=128, ge=1, le=100_000, description="TLS handshakes under way; one more, and the oldest is closed."
     )
     stream_window: int = Field(
-        default=262_144, ge=65_535, lt=1 << 31, description="Bytes that a client may send ahead on one call."
+        default=1_048_576, ge=65_535, lt=1 << 31, description="Bytes that a client may send ahead on one call."
     )
     connection_window: int = Field(
         default=4_194_304, ge=65_535, lt=1 << 31, description="Bytes that a client may send ahead on one connection."

@@ -202,7 +202,7 @@ async def test_a_request_that_cannot_be_read(client):
 async def test_deadlines_go_down(client):
     """Every deployment sees what is left of the client's deadline; when it passes, all of them are cancelled."""
     below, here = map(float, (await client.do("remaining", limit_s=30))[0].greeting.split())
-    assert 20 < here <= below <= 30
+    assert 20 < here <= below <= 31  # grpcio rounds a deadline up as it writes it
     before = await client.seen()
     assert (await client.fail("sleep", num=60, limit_s=1))[0] == "DEADLINE_EXCEEDED"
     await client.until_seen(before, 1, 1)
