@@ -49,7 +49,7 @@ class Client:
     def say(self) -> None:
         """One message more on each call."""
         for stream in self.streams:
-            self.core.send_data(stream, REQUEST)
+            self.core.send_data(stream, *REQUEST)
         self.flush()
 
     def flush(self) -> None:

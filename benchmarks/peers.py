@@ -17,6 +17,7 @@ import grpc  # type: ignore[import-untyped]
 import grpclib.server
 import trio
 
+from actorserve.__main__ import keep_free_memory
 from actorserve.proto.inference_grpc import InferenceAPIsServiceBase
 from actorserve.proto.inference_pb2 import PredictionResponse, PredictionsRequest, TorchServeHealthResponse
 from actorserve.services.transport.server import GrpcServer
@@ -108,6 +109,7 @@ def main() -> None:
     """Serve one of the three."""
     which, port = sys.argv[1], int(sys.argv[2])
     if which == "bare":
+        keep_free_memory()  # as the server does
         trio.run(run_bare, port)
         return
     asyncio.run({"grpclib": run_grpclib, "grpcio": run_grpcio}[which](port))

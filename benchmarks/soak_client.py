@@ -27,10 +27,15 @@ IDLE_S = 2.0
 COPIES = 20
 
 
+def framed(body: bytes) -> bytes:
+    """Give a message with its prefix."""
+    return b"".join(frame_message(body, MAX_MESSAGE))
+
+
 def request(size: int, copies: int = 1) -> bytes:
     """Give a framed request to the echo model."""
     inputs = {"data": bytes(size), "count": str(copies).encode()}
-    return frame_message(PredictionsRequest(model_name="echo", input=inputs).SerializeToString(), MAX_MESSAGE)
+    return framed(PredictionsRequest(model_name="echo", input=inputs).SerializeToString())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +51,15 @@ class Kind:
 
 
 KINDS = {
-    "ping": Kind("Ping", (frame_message(b"", MAX_MESSAGE),)),
+    "ping": Kind("Ping", (framed(b""),)),
     "small": Kind("Predictions", (request(16),)),
     "large": Kind("Predictions", (request(60_000),)),
     "stream": Kind("StreamPredictions", (request(64, COPIES),), messages=COPIES),
     "cancelled": Kind("StreamPredictions", (request(64, 1000),), cancel=True),
     "late": Kind("Predictions", (request(16),), (b"0", b"4"), None, timeout=0.001),
     "unknown": Kind("Nothing", (request(16),), (b"12",), 0),
-    "no model": Kind("Predictions", (frame_message(b"\x0a\x02no", MAX_MESSAGE),), (b"5",), 0),
-    "broken": Kind("Predictions", (frame_message(b"\xff", MAX_MESSAGE),), (b"3",), 0),
+    "no model": Kind("Predictions", (framed(b"\x0a\x02no"),), (b"5",), 0),
+    "broken": Kind("Predictions", (framed(b"\xff"),), (b"3",), 0),
     "two messages": Kind("Predictions", (request(16), request(16)), (b"12",), 0),
 }
 ENDS = ("polite", "abrupt", "half a frame", "calls in hand", "fault")

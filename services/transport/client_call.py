@@ -107,7 +107,7 @@ class ClientCall:
                 await self._pause(error)
         self._connection, self._stream = connection, stream
         if self._kept or self._ended:
-            connection.core.send_data(stream, b"".join(self._kept or ()), end=self._ended)
+            connection.core.send_data(stream, *(self._kept or ()), end=self._ended)
             connection.flush()
 
     async def _pause(self, error: NotBegun) -> None:
@@ -131,13 +131,13 @@ class ClientCall:
             await self._pause(error)
             await self._begin()
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, pieces: tuple[bytes, bytes]) -> None:
         if self._kept is not None:
-            self._kept_size += len(data)
+            self._kept_size += sum(map(len, pieces))
             if self._kept_size > self._channel.retry.buffer_bytes:
                 self._kept = None
             else:
-                self._kept.append(data)
+                self._kept.extend(pieces)
 
     # --- how it ended ------------------------------------------------------------------------
 

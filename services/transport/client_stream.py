@@ -130,7 +130,7 @@ class ClientStream(ClientCall):
         self._sent = True
         await self._send(data, end=end or not self._cardinality.client_streaming)
 
-    async def _send(self, data: bytes, *, end: bool) -> None:
+    async def _send(self, data: tuple[bytes, bytes], *, end: bool) -> None:
         stream = self._open_stream()
         if not self._answered(stream):
             await self._check(stream)
@@ -139,9 +139,9 @@ class ClientStream(ClientCall):
         self._keep(data)
         if self._answered(stream):
             return
-        self._connection.core.send_data(stream, data, end=end)
+        self._connection.core.send_data(stream, *data, end=end)
         self._connection.flush()
-        while len(stream.pending) > SEND_BUFFER and stream.reset_code is None and self._connection.error is None:
+        while stream.pending.size > SEND_BUFFER and stream.reset_code is None and self._connection.error is None:
             await self._waiter.wait()
 
     async def end(self) -> None:
@@ -235,8 +235,9 @@ class ClientStream(ClientCall):
         stream = self._open_stream()
         while stream.trailer_fields is None:
             if stream.inbox:
-                self._connection.core.consumed(stream, sum(map(len, stream.inbox)))
-                stream.inbox.clear()
+                self._reader.skip(stream.inbox)
+                self._connection.core.consumed(stream, self._reader.taken)
+                self._reader.taken = 0
                 self._connection.flush()
             await self._wait(stream)
         self._trailing_done = True

@@ -24,6 +24,7 @@ from grpclib.exceptions import GRPCError
 
 from actorserve.services.transport import compression
 from actorserve.services.transport.compression import Inflater
+from actorserve.services.transport.pieces import Pieces
 
 PREFIX = struct.Struct(">BL")
 PREFIX_SIZE = 5
@@ -33,6 +34,7 @@ class MessageReader:
     """Takes messages out of a stream's inbox, chunk by chunk."""
 
     __slots__ = (
+        "_at",
         "_failure",
         "_flag",
         "_inflater",
@@ -55,19 +57,20 @@ class MessageReader:
         self._limit = limit
         self._need = PREFIX_SIZE  # octets of the prefix or of the message that have not come
         self._flag = -1  # -1: the prefix is not known yet
-        self._partial = bytearray()
+        self._partial = Pieces()
+        self._at = 0  # octets of the inbox's first chunk that were taken
         self._inflater: Inflater | None = None
         self._failure: GRPCError | None = None
 
     @property
     def held(self) -> int:
         """Octets kept of a message that is not whole yet."""
-        return len(self._partial) + (0 if self._inflater is None else self._inflater.held)
+        return self._partial.held + (0 if self._inflater is None else self._inflater.held)
 
     @property
     def between_messages(self) -> bool:
         """Whether nothing of a message was taken."""
-        return self._flag < 0 and not self._partial
+        return self._flag < 0 and not self._partial.size
 
     def next_message(self, inbox: deque[bytes]) -> bytes | None:
         """Take one message, or all there is of it and give None.
@@ -75,15 +78,15 @@ class MessageReader:
         Raises:
             GRPCError: the message is too large, or not what its flag says.
         """
-        if len(inbox) == 1 and self._flag < 0 and not self._partial:
-            chunk = inbox[0]
-            if len(chunk) >= PREFIX_SIZE:
-                flag, size = PREFIX.unpack_from(chunk)
-                if not flag and size == len(chunk) - PREFIX_SIZE and size <= self._limit and self._failure is None:
-                    inbox.clear()
-                    self.taken += len(chunk)
+        if inbox and self._flag < 0 and not self._partial.size and self._failure is None:
+            chunk, start = inbox[0], self._at + PREFIX_SIZE
+            if len(chunk) >= start:
+                flag, size = PREFIX.unpack_from(chunk, self._at)
+                end = start + size
+                if not flag and end <= len(chunk) and size <= self._limit:  # all of it in one chunk, as usual
+                    self._move_to(end, inbox)
                     self.compressed = False
-                    return chunk[PREFIX_SIZE:]
+                    return chunk[start:end]
         if self._failure is not None:
             raise self._failure
         try:
@@ -96,13 +99,12 @@ class MessageReader:
         if self._flag < 0:
             if not self._fill(inbox):
                 return None
-            self._begin(*PREFIX.unpack(self._partial))
+            self._begin(*PREFIX.unpack(self._partial.join()))
         inflater = self._inflater
         if not (self._fill(inbox) if inflater is None else self._inflate(inflater, inbox)):
             return None
-        whole = bytes(self._partial) if inflater is None else inflater.finish()
+        whole = self._partial.join() if inflater is None else inflater.finish()
         self.compressed = self._flag == 1
-        self._partial.clear()
         self._need, self._flag, self._inflater = PREFIX_SIZE, -1, None
         return whole
 
@@ -124,11 +126,10 @@ class MessageReader:
                 raise GRPCError(Status.INTERNAL, f"grpc-encoding {name!r} is not supported; {compression.NAMES} are")
             self._inflater = Inflater(encoding, size, self._limit)
         self._flag, self._need = flag, size
-        self._partial.clear()
 
     def _fill(self, inbox: deque[bytes]) -> bool:
         while self._need and inbox:
-            self._partial += self._cut(inbox)
+            self._partial.put(self._cut(inbox))
         return not self._need
 
     def _inflate(self, inflater: Inflater, inbox: deque[bytes]) -> bool:
@@ -141,31 +142,41 @@ class MessageReader:
 
     def _cut(self, inbox: deque[bytes]) -> bytes:
         """Take what is needed of the next chunk."""
-        chunk, need = inbox[0], self._need
-        if len(chunk) <= need:
+        piece = inbox[0][self._at : self._at + self._need]
+        self._need -= len(piece)
+        self._move_to(self._at + len(piece), inbox)
+        return piece
+
+    def _move_to(self, end: int, inbox: deque[bytes]) -> None:
+        """Go on at `end` of the first chunk, or with the next one."""
+        self.taken += end - self._at
+        if end == len(inbox[0]):
             inbox.popleft()
-        else:
-            inbox[0], chunk = chunk[need:], chunk[:need]
-        self._need -= len(chunk)
-        self.taken += len(chunk)
-        return chunk
+            end = 0
+        self._at = end
+
+    def skip(self, inbox: deque[bytes]) -> None:
+        """Drop what has come: nobody will read it."""
+        self.taken += sum(map(len, inbox)) - self._at
+        self._at = 0
+        inbox.clear()
 
 
-def frame_message(body: bytes, limit: int) -> bytes:
-    """Give the message with its prefix, as it is; RESOURCE_EXHAUSTED above the limit."""
+def frame_message(body: bytes, limit: int) -> tuple[bytes, bytes]:
+    """Give the message as it is, its prefix before it: two pieces. RESOURCE_EXHAUSTED above the limit."""
     size = len(body)
     if size > limit:
         raise GRPCError(
             Status.RESOURCE_EXHAUSTED,
             f"message to send of {size} bytes is larger than the limit of {limit} bytes",
         )
-    return PREFIX.pack(0, size) + body
+    return PREFIX.pack(0, size), body
 
 
 async def frame_compressed(
     body: bytes, limit: int, encoding: bytes, pause: Callable[[], Awaitable[None]], *, always: bool
-) -> bytes:
-    """Give the message with its prefix, compressed (rule 4); `pause` is awaited between the turns of a large one."""
+) -> tuple[bytes, bytes]:
+    """Give prefix and message, compressed (rule 4); `pause` is awaited between the turns of a large one."""
     plain = frame_message(body, limit)
     packed = bytearray()
     for turn, piece in enumerate(compression.pieces(body, encoding)):
@@ -174,4 +185,4 @@ async def frame_compressed(
         packed += piece
     if not always and len(packed) >= len(body):
         return plain
-    return PREFIX.pack(1, len(packed)) + packed
+    return PREFIX.pack(1, len(packed)), bytes(packed)

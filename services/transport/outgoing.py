@@ -4,13 +4,15 @@ What lives here: what is queued, in which order it leaves, the peer's limits tha
 What must not: parsing, state changes other than END_STREAM sent, clocks, sockets, trio, gRPC.
 
 Rules
-1. `take()` gives what may leave now, at most about WRITE_BUDGET octets, so that no stream can fill the buffer. The
-   driver calls it once a tick: one write however many streams have answered.
-2. Streams with something queued take turns, one frame each (RFC 9113 §5.2 leaves the order to us). A stream blocked by
-   its own window is parked until it opens; one blocked by the connection's window waits in `_starved`.
+1. `take_parts()` gives what may leave now, at most about WRITE_BUDGET octets, so that no stream can fill the buffer.
+   The driver calls it once a tick: one write however many streams have answered. Large pieces of messages are given as
+   they are, between the parts that were built here.
+2. Streams with something queued take turns, one frame each, of MAX_DATA at most, whatever the peer would take (RFC
+   9113 §5.2 leaves the order to us). A stream blocked by its own window is parked until it opens; one blocked by the
+   connection's window waits in `_starved`.
 3. A stream that has nothing queued may write straight into the buffer, while that is below the budget and the windows
    allow: the usual unary answer costs one append.
-4. What waits on all streams is counted in `buffered`: a stream that would take it above the bound is reset.
+4. What is held for all streams is counted in `buffered`: a stream that would take it above the bound is reset.
 5. Frames that answer the peer's own frames (PING, SETTINGS, RST_STREAM) cannot wait for windows; more than
    CONTROL_LIMIT octets of them between two writes mean a peer that floods and does not read: ENHANCE_YOUR_CALM (§10.5).
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterable
 
 from actorserve.services.transport.frames import (
     DATA,
@@ -33,9 +36,11 @@ from actorserve.services.transport.frames import (
     encode_headers,
 )
 from actorserve.services.transport.hpack import TABLE_SIZE_ZERO
+from actorserve.services.transport.pieces import LARGE, Octets
 from actorserve.services.transport.streams import AFTER_SENT_END, CLOSED, Stream
 
-WRITE_BUDGET = 131_072
+WRITE_BUDGET = 262_144
+MAX_DATA = 131_072
 CONTROL_LIMIT = 65_536
 PURGE_ABOVE = 4096
 TINY = 64  # a DATA frame that a window made smaller than this is counted (patience.py)
@@ -48,10 +53,13 @@ class Outgoing(ABC):
         "_control",
         "_max_buffered",
         "_out",
+        "_parted",
+        "_parts",
         "_sendable",
         "_starved",
         "_table_zeroed",
         "buffered",
+        "data_frame",
         "peer_initial_window",
         "peer_max_frame",
         "productive",
@@ -67,7 +75,10 @@ class Outgoing(ABC):
         self.send_window = DEFAULT_WINDOW
         self.peer_initial_window = DEFAULT_WINDOW
         self.peer_max_frame = DEFAULT_MAX_FRAME
+        self.data_frame = DEFAULT_MAX_FRAME  # octets of a DATA frame that we send, at most (rule 2)
         self.relieved: list[Stream] = []  # streams whose queue became shorter in the last take()
+        self._parts: list[Octets] = []  # what leaves before `_out`
+        self._parted = 0  # octets in it
         self._out = bytearray()
         self._control = 0
         self._sendable: deque[Stream] = deque()
@@ -78,17 +89,24 @@ class Outgoing(ABC):
     @property
     def wants_write(self) -> bool:
         """Whether `take` would give something, now."""
-        return bool(self._out or self._sendable)
+        return bool(self._out or self._sendable or self._parts)
 
-    def take(self) -> bytearray:
-        """Give the octets to write now and forget them; `relieved` names the streams that moved on."""
+    def take(self) -> bytes:
+        """Give what `take_parts` does, in one piece."""
+        return b"".join(self.take_parts())
+
+    def take_parts(self) -> list[Octets]:
+        """Give the octets to write now, none or more parts; forget them; `relieved` names the streams that moved on."""
         queue = self._sendable
         self.relieved.clear()
-        while queue and len(self._out) < WRITE_BUDGET:
+        while queue and len(self._out) + self._parted < WRITE_BUDGET:
             self._advance(queue.popleft())
-        out, self._out = self._out, bytearray()
+        parts, self._parts, self._parted = self._parts, [], 0
+        if self._out:
+            parts.append(self._out)
+            self._out = bytearray()
         self._control = 0
-        return out
+        return parts
 
     # --- what the application sends -----------------------------------------------------
 
@@ -102,28 +120,31 @@ class Outgoing(ABC):
             stream.head = block
         self._queue(stream)
 
-    def send_data(self, stream: Stream, data: bytes, *, end: bool = False) -> None:
-        """Queue DATA; `end`: it is the last, and no trailers follow."""
+    def send_data(self, stream: Stream, *pieces: bytes, end: bool = False) -> None:
+        """Queue DATA, given in pieces; `end`: it is the last, and no trailers follow."""
         if stream.state == CLOSED:
             return
-        if not (stream.queued or end) and self._fits(stream, len(data)):
-            self._emit_data(stream, data, 0)
+        size = sum(map(len, pieces))
+        if not (stream.queued or end) and self._fits(stream, size):
+            self._emit_data_header(stream, size, 0)
+            for piece in pieces:
+                self._out += piece
             return
         stream.end_after_pending = end
-        self._add_pending(stream, data)
+        self._add_pending(stream, pieces)
 
     def send_trailers(self, stream: Stream, block: bytes) -> None:
         """Queue the last header block of a stream."""
         self.send_headers(stream, block, end=True)
 
-    def respond(self, stream: Stream, head: bytes, data: bytes, tail: bytes) -> None:
+    def respond(self, stream: Stream, head: bytes, tail: bytes, *pieces: bytes) -> None:
         """Queue a whole answer: one append in the usual case (rule 3). `head` and `tail` are below a frame's size."""
         if stream.state == CLOSED:
             return
-        size = len(data)
+        size = sum(map(len, pieces))
         if stream.queued or not self._fits(stream, size) or not self._table_zeroed:
             stream.head, stream.tail = head, tail
-            self._add_pending(stream, data)
+            self._add_pending(stream, pieces)
             return
         pack, stream_id = HEADER.pack, stream.id
         self.productive = True
@@ -134,7 +155,7 @@ class Outgoing(ABC):
                 pack(0, len(head), HEADERS, END_HEADERS, stream_id) if len(head) < 256 else _long(stream_id, head, 0),
                 head,
                 pack(size >> 8, size & 0xFF, DATA, 0, stream_id),
-                data,
+                *pieces,
                 pack(0, len(tail), HEADERS, END_HEADERS | END_STREAM, stream_id)
                 if len(tail) < 256
                 else _long(stream_id, tail, END_STREAM),
@@ -149,15 +170,16 @@ class Outgoing(ABC):
         return (
             size <= stream.send_window
             and size <= self.send_window
-            and size <= self.peer_max_frame
-            and len(self._out) < WRITE_BUDGET
+            and size <= self.data_frame
+            and len(self._out) + self._parted < WRITE_BUDGET
         )
 
-    def _add_pending(self, stream: Stream, data: bytes) -> None:
-        self.buffered += len(data)
-        stream.pending += data
+    def _add_pending(self, stream: Stream, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            self.buffered += len(piece)
+            stream.pending.put(piece)
         self._queue(stream)
-        if self.buffered > self._max_buffered and stream.pending:  # rule 4
+        if self.buffered > self._max_buffered and stream.pending.size:  # rule 4
             self.reset(stream, ENHANCE_YOUR_CALM)
 
     @abstractmethod
@@ -168,7 +190,7 @@ class Outgoing(ABC):
         if stream.queued:
             return
         stream.queued = True
-        if self._sendable or len(self._out) >= WRITE_BUDGET:
+        if self._sendable or len(self._out) + self._parted >= WRITE_BUDGET:
             self._sendable.append(stream)
         else:
             self._advance(stream)
@@ -181,23 +203,22 @@ class Outgoing(ABC):
             self._emit_headers(stream, stream.head, end=False)
             stream.head = None
         pending = stream.pending
-        if pending:
-            size = min(len(pending), self.peer_max_frame, stream.send_window, self.send_window)
+        if pending.size:
+            size = min(pending.size, self.data_frame, stream.send_window, self.send_window)
             if size <= 0:
                 self._park(stream)
                 return
-            last = stream.end_after_pending and size == len(pending)
-            self._emit_data(stream, pending[:size], END_STREAM if last else 0)
-            del pending[:size]
+            last = stream.end_after_pending and size == pending.size
+            self._emit_data_header(stream, size, END_STREAM if last else 0)
+            self.buffered -= pending.move(size, self._put)
             stream.sent += size
-            self.buffered -= size
-            if pending:
+            if pending.size:
                 self.tiny += size < TINY
                 self.relieved.append(stream)
                 self._sendable.append(stream)
                 return
         elif stream.end_after_pending:
-            self._emit_data(stream, b"", END_STREAM)
+            self._emit_data_header(stream, 0, END_STREAM)
         stream.queued = False
         self.relieved.append(stream)
         if stream.tail is not None:
@@ -228,7 +249,7 @@ class Outgoing(ABC):
     def _unqueue(self, stream: Stream) -> None:
         """Drop what a closed stream still had to send."""
         stream.head = stream.tail = None
-        self.buffered -= len(stream.pending)
+        self.buffered -= stream.pending.held
         stream.pending.clear()
         stream.queued = stream.parked = stream.end_after_pending = False
         self._starved.pop(stream.id, None)
@@ -244,13 +265,21 @@ class Outgoing(ABC):
         self.productive = stream.answered = True
         self._out += encode_headers(stream.id, block, self.peer_max_frame, end=end)
 
-    def _emit_data(self, stream: Stream, data: bytes | bytearray, flags: int) -> None:
-        size = len(data)
+    def _emit_data_header(self, stream: Stream, size: int, flags: int) -> None:
+        """Begin a DATA frame; its payload is for the caller to add."""
         self.productive = True
         stream.send_window -= size
         self.send_window -= size
         self._out += HEADER.pack(size >> 8, size & 0xFF, DATA, flags, stream.id)
-        self._out += data
+
+    def _put(self, piece: Octets) -> None:
+        """Add to a DATA frame's payload; a large piece is not copied."""
+        if len(piece) < LARGE:
+            self._out += piece
+            return
+        self._parts += (self._out, piece)
+        self._parted += len(self._out) + len(piece)
+        self._out = bytearray()
 
     def _emit_control(self, frame: bytes) -> None:
         self._out += frame

@@ -36,6 +36,7 @@ from actorserve.services.transport.server_calls import ANY, CallRecord, OnEnd, T
 from actorserve.services.transport.server_connection import ServerConnection
 from actorserve.services.transport.server_stream import ServerStream
 from actorserve.services.transport.tls import Certificates, PeerIdentity, release
+from actorserve.services.transport.writing import let_ahead
 
 __all__ = ["CallRecord", "GrpcServer", "HasMapping", "Limits", "ServerStream", "Statistics", "TrioDeadline"]
 
@@ -228,6 +229,8 @@ class GrpcServer:
 
     async def _accepted(self, stream: trio.abc.Stream) -> None:
         peer = _peer_of(stream)
+        if isinstance(stream, trio.SocketStream):
+            let_ahead(stream)
         if self._handshakes is None or not isinstance(stream, trio.SocketStream):
             await self.serve_connection(stream, peer)
             return

@@ -86,7 +86,7 @@ class ServerCall:
         self.token: Any = None  # what an interceptor found that the caller may do
         self.about: Any = None  # what the method has read that is asked for; for `translate`
         self._metadata: Metadata | None = None
-        self._held: bytes | None = None  # a unary answer (rule 1)
+        self._held: tuple[bytes, bytes] | None = None  # a unary answer (rule 1)
         self._request_id: str | None = None
         self._readable: trio.Event | None = None
         self._writable: trio.Event | None = None
@@ -164,7 +164,7 @@ class ServerCall:
         tail = grpc.TAIL
         if self.stream.metadata and (sent := self._sent_request_id()):
             tail += hpack.literal(b"x-request-id", sent)
-        self._wire.core.respond(self.stream, self._head, held, tail)
+        self._wire.core.respond(self.stream, self._head, tail, *held)
         self._wire.flush()
 
     def end(self, status: Status, text: str | None, details: Any, extra: bytes) -> None:
@@ -176,7 +176,7 @@ class ServerCall:
             self.headers_sent = True
             core.send_headers(self.stream, self._head)
         if ok and held is not None:
-            core.send_data(self.stream, held)
+            core.send_data(self.stream, *held)
         block = (b"" if self.headers_sent else grpc.HEAD) + extra
         block += grpc.TAIL if ok else grpc.status_block(status, text, details)
         id = self._sent_request_id() if ok else self.ensure_request_id().encode("latin-1")

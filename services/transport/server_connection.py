@@ -23,12 +23,15 @@ from actorserve.services.transport import frames, grpc
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.interceptors import Proceed
 from actorserve.services.transport.limits import Limits
+from actorserve.services.transport.pieces import Octets
 from actorserve.services.transport.server_calls import OnEnd, ServerCalls, Translate
 from actorserve.services.transport.tls import PeerIdentity
 from actorserve.services.transport.watch import Drain, End, Ping, Watch
+from actorserve.services.transport.writing import send_parts
 
 LINGER_S = 1.0
 READ_SIZE = 65_536
+MOST_READ = 262_144  # what is asked for of a peer that has more to send than READ_SIZE
 LINGER_READS = 64
 TURN = 64  # of cost: 64 small frames, or 16 calls, or some 4 KiB of header fields
 _DRAIN_PING = b"draining"
@@ -62,6 +65,7 @@ class ServerConnection(ServerCalls):
         self._turn = turn
         self._closing = False
         self._lost = False  # nothing can be written any more
+        self._read_size = READ_SIZE
         self._reading = trio.CancelScope()
         self._nap = trio.CancelScope()
         self._writes = 0
@@ -125,7 +129,7 @@ class ServerConnection(ServerCalls):
 
     async def _read_once(self) -> bool:
         try:
-            data = await self._stream.receive_some(READ_SIZE)
+            data = await self._stream.receive_some(self._read_size)
         except _LOST:
             data = b""
         if not data:
@@ -134,6 +138,7 @@ class ServerConnection(ServerCalls):
         core = self.core
         now = self.heard_at = trio.current_time()
         events = core.receive(bytes(data), now, TURN)
+        self._read_size = MOST_READ if len(data) == self._read_size and not core.more else READ_SIZE
         while True:
             self._dispatch(events)
             if core.wants_write:
@@ -192,26 +197,28 @@ class ServerConnection(ServerCalls):
                     self._idle = idle = trio.Event()
                     await idle.wait()
                     continue
-                data = core.take()
+                parts = core.take_parts()
                 for stream in core.relieved:
                     if stream.owner is not None:
                         stream.owner.wake()
-                if data:
-                    await self._send(data)
+                if parts:
+                    await self._send(parts)
             if self._draining and not self._closing:
                 if core.goaway_sent == frames.MAX_STREAM_ID:
                     core.goaway(frames.NO_ERROR)
-                    await self._send(core.take())
+                    await self._send(core.take_parts())
                 self._nursery.cancel_scope.cancel()
         except _LOST:
             self._lose()
         self._written.set()
 
-    async def _send(self, data: bytes | bytearray) -> None:
+    async def _send(self, parts: list[Octets]) -> None:
         """Write, where the watch sees how long it takes."""
         self._writing = True
-        await self._stream.send_all(data)
+        await send_parts(self._stream, parts, self._progressed)
         self._writing = False
+
+    def _progressed(self) -> None:
         self._writes += 1
 
     def _lose(self) -> None:

@@ -194,9 +194,9 @@ class ServerStream(ServerCall):
         if not self.headers_sent:
             self.headers_sent = True
             wire.core.send_headers(stream, self._head)
-        wire.core.send_data(stream, data)
+        wire.core.send_data(stream, *data)
         wire.flush()
-        while len(stream.pending) > wire.send_buffer:
+        while stream.pending.size > wire.send_buffer:
             await self._wait_writable()
 
     async def send_trailing_metadata(

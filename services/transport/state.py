@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from actorserve.services.transport import frames as f
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.frames import ConnectionFault, StreamFault
-from actorserve.services.transport.outgoing import Outgoing
+from actorserve.services.transport.outgoing import MAX_DATA, Outgoing
 from actorserve.services.transport.patience import Patience
 
 REMEMBERED_RESETS = 1024
@@ -161,6 +161,7 @@ class State(Outgoing):
                 self._window_opened(stream)
         elif key == f.MAX_FRAME_SIZE:
             self.peer_max_frame = value
+            self.data_frame = min(value, MAX_DATA)
         elif key == f.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
         elif key == f.MAX_HEADER_LIST_SIZE:

@@ -28,6 +28,7 @@ from typing import Any
 
 from actorserve.services.transport.frames import FLOW_CONTROL_ERROR, ConnectionFault, StreamFault
 from actorserve.services.transport.hpack import Fields, Pairs
+from actorserve.services.transport.pieces import Pieces
 
 OPEN, HALF_REMOTE, HALF_LOCAL, CLOSED = range(4)
 AFTER_RECEIVED_END = (HALF_REMOTE, HALF_REMOTE, CLOSED, CLOSED)
@@ -100,7 +101,7 @@ class Stream:
         self.unread = 0  # octets in inbox
         self.expected = -1  # octets that content-length still announces; -1: not announced
         self.head: bytes | None = None
-        self.pending = bytearray()
+        self.pending = Pieces()  # DATA to send
         self.tail: bytes | None = None
         self.end_after_pending = False
         self.queued = False  # something waits to be sent
@@ -125,12 +126,17 @@ class Stream:
             raise StreamFault(self.id, 1, "more DATA than content-length")
 
     def put(self, chunk: bytes) -> None:
-        """Add DATA to the inbox; many small chunks become one, or they would cost many times their octets."""
-        self.inbox.append(chunk)
-        if len(self.inbox) > MAX_CHUNKS:
-            whole = b"".join(self.inbox)
-            self.inbox.clear()
-            self.inbox.append(whole)
+        """Add DATA to the inbox; many small chunks become one, or they would cost many times their octets.
+
+        The first chunk stays: its reader may have read some of it.
+        """
+        inbox = self.inbox
+        inbox.append(chunk)
+        if len(inbox) > MAX_CHUNKS:
+            first = inbox.popleft()
+            rest = b"".join(inbox)
+            inbox.clear()
+            inbox.extend((first, rest))
 
     def widen(self, increment: int) -> None:
         """Add to the send window (rule 2); `increment` is negative when SETTINGS shrink it."""

@@ -20,7 +20,7 @@ from actorserve.command_line import Told, flags_of, load, parser
 from actorserve.errors import ConfigError, StartFailed
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT_BYTES, MAPPED_BYTES = 16 << 20, 8 << 20
+KEPT_BYTES, MAPPED_BYTES = 32 << 20, 8 << 20
 MARKER = "Model server started."
 """The line on stdout that TorchServe's users wait for."""
 DRAINED, FAILED, USAGE, KILLED = 0, 1, 2, 130

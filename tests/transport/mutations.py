@@ -104,7 +104,7 @@ def try_core(seed: int) -> str | None:
             new += core.receive(b"", now, 1)
         for event in new:
             if isinstance(event, s.RequestReceived) and dice.random() < 0.7:
-                core.respond(event.stream, grpc.HEAD, dice.randbytes(50), grpc.TAIL)
+                core.respond(event.stream, grpc.HEAD, grpc.TAIL, dice.randbytes(50))
         events += new
     sent = take_all(core)
     if core.broken != any(isinstance(event, s.ConnectionBroken) for event in events):

@@ -127,7 +127,7 @@ def test_frames_without_effect_are_forgiven_by_answers():
     core = server()
     for number in range(1, 4001, 2):
         for event in core.receive(heads(number, flags=END) + f.encode_window_update(0, 5) * 20, 0.0):
-            core.respond(event.stream, grpc.HEAD, b"x", grpc.TAIL)
+            core.respond(event.stream, grpc.HEAD, grpc.TAIL, b"x")
         core.take()
 
     assert not core.broken
@@ -138,7 +138,7 @@ def test_pings():
     core = server(min_ping_interval_s=5.0)
     assert not any(faults(core, PING, now) for now in (0.0, 5.0, 10.0, 10.1, 10.2))
     for event in core.receive(heads(1, flags=END), 10.3):
-        core.respond(event.stream, grpc.HEAD, b"x", grpc.TAIL)
+        core.respond(event.stream, grpc.HEAD, grpc.TAIL, b"x")
     assert not any(faults(core, PING, now) for now in (10.4, 10.5, 10.6))
     assert faults(core, PING, 10.7) == [(CALM, "too_many_pings")]
 
@@ -178,7 +178,7 @@ def test_tiny_windows():
     core = server()
     core.receive(f.encode_settings([(f.INITIAL_WINDOW_SIZE, 0)]), 0.0)
     for event in core.receive(heads(1, flags=END), 0.0):
-        core.respond(event.stream, grpc.HEAD, bytes(5000), grpc.TAIL)
+        core.respond(event.stream, grpc.HEAD, grpc.TAIL, bytes(5000))
     code, text, number = until_broken(core, lambda _: f.encode_window_update(1, 1), 3000)
 
     assert (code, text, number) == (CALM, "windows of a few octets", 1001)
@@ -215,18 +215,24 @@ def test_small_data_frames_cost_no_more_than_large_ones():
 
 
 def test_answers_that_are_not_taken_are_bounded():
-    """Above max_buffered the stream that adds to it is reset; what closes is subtracted again."""
+    """Above max_buffered the stream that adds to it is reset; what closes is subtracted again, and what has left.
+
+    A large answer is held whole until the last of it has left.
+    """
     core = server(max_buffered=100_000)
     core.receive(f.encode_settings([(f.INITIAL_WINDOW_SIZE, 0)]), 0.0)
     opened = core.receive(heads(1, flags=END) + heads(3, flags=END) + heads(5, flags=END), 0.0)
     for event in opened:
-        core.respond(event.stream, grpc.HEAD, bytes(40_000), grpc.TAIL)
+        core.respond(event.stream, grpc.HEAD, grpc.TAIL, bytes(40_000))
 
     assert [event.stream.reset_code for event in opened] == [None, None, CALM]
     assert core.buffered == 80_000
     core.receive(f.encode_rst_stream(1, 8) + f.encode_window_update(3, 1000), 0.0)
     core.take()
-    assert core.buffered == 39_000
+    assert core.buffered == 40_000
+    core.receive(f.encode_window_update(3, 39_000), 0.0)
+    core.take()
+    assert not core.buffered
 
 
 def test_unfinished_messages_are_bounded():
@@ -247,7 +253,7 @@ def test_streams_that_wait_for_the_connections_window_leave_nothing_behind():
     core = server(max_concurrent_streams=100_000)
     for number in range(1, 20_001, 2):
         for event in core.receive(heads(number, flags=END), number * 1.0):
-            core.respond(event.stream, grpc.HEAD, bytes(60_000), grpc.TAIL)
+            core.respond(event.stream, grpc.HEAD, grpc.TAIL, bytes(60_000))
         core.take()
         core.receive(f.encode_rst_stream(number, 8), number * 1.0 + 1)
 
@@ -262,7 +268,7 @@ def test_resets_of_a_peer_that_never_reads_are_bounded():
     core = server()
     for number in range(1, 40_001, 2):
         for event in core.receive(heads(number, flags=END), number * 1.0):
-            core.respond(event.stream, grpc.HEAD, bytes(10_000), grpc.TAIL)
+            core.respond(event.stream, grpc.HEAD, grpc.TAIL, bytes(10_000))
         core.receive(f.encode_rst_stream(number, 8), number * 1.0 + 1)
     assert len(core._sendable) <= 5000
     assert not core.buffered

@@ -385,7 +385,7 @@ def test_ids_that_were_used_are_told_from_ids_that_were_skipped():
         core = server()
         for used in (3, 7):
             for event in core.receive(heads(used, flags=END)):
-                core.respond(event.stream, grpc.HEAD, b"", grpc.TAIL)
+                core.respond(event.stream, grpc.HEAD, grpc.TAIL, b"")
             core.take()
         events = core.receive(heads(number))
         broken(code, 7)(Seen(events, bytes(core.take()), core))

@@ -13,7 +13,7 @@ from echo_service import REQUEST
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actorserve.services.transport import frames, grpc, hpack
+from actorserve.services.transport import frames, grpc, hpack, outgoing
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.connection import Connection, Settings
 
@@ -104,7 +104,7 @@ def run_answer(core: Connection, client: h2.connection.H2Connection, body: bytes
     for _ in range(100_000):
         for event in core.receive(data):
             if isinstance(event, s.RequestReceived):
-                core.respond(event.stream, grpc.HEAD, body, grpc.TAIL)
+                core.respond(event.stream, grpc.HEAD, grpc.TAIL, body)
         for event in client.receive_data(take_all(core)):
             if isinstance(event, h2.events.DataReceived):
                 received += event.data
@@ -134,7 +134,7 @@ def test_a_changed_initial_window_applies_to_open_streams(body, before, after):
     client.send_headers(1, REQUEST, end_stream=True)
     for event in core.receive(client.data_to_send()):
         if isinstance(event, s.RequestReceived):
-            core.respond(event.stream, grpc.HEAD, body, grpc.TAIL)
+            core.respond(event.stream, grpc.HEAD, grpc.TAIL, body)
     events = client.receive_data(take_all(core))
     client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: after})
     core.receive(client.data_to_send())
@@ -190,7 +190,7 @@ def test_mutated_octets_are_faults_never_exceptions(requests, changes, cuts, cli
     events = [event for part in split_at(bytes(wire), cuts) for event in core.receive(part)]
     for event in events:
         if isinstance(event, s.RequestReceived):
-            core.respond(event.stream, grpc.HEAD, b"", grpc.TAIL)
+            core.respond(event.stream, grpc.HEAD, grpc.TAIL, b"")
     sent = take_all(core)
 
     assert core.broken == any(isinstance(event, s.ConnectionBroken) for event in events)
@@ -347,7 +347,7 @@ def test_streams_take_turns():
     core.take()
     for event in core.receive(headers(1, END) + headers(3, END)):
         if isinstance(event, s.RequestReceived):
-            core.respond(event.stream, grpc.HEAD, b"x" * 200_000, grpc.TAIL)
+            core.respond(event.stream, grpc.HEAD, grpc.TAIL, b"x" * 200_000)
     data, order = take_all(core), []
     while data:
         high, low, kind, _, number = F.HEADER.unpack_from(data)
@@ -356,3 +356,33 @@ def test_streams_take_turns():
         data = data[9 + (high << 8 | low) :]
 
     assert all(before != after for before, after in pairwise(order[1:25]))
+
+
+def test_a_peer_that_takes_large_frames_does_not_make_streams_wait():
+    """A frame is at most MAX_DATA, and a write about WRITE_BUDGET, where the peer would take 16 MB in one."""
+    core = opened()
+    core.receive(F.encode_settings([(F.INITIAL_WINDOW_SIZE, 10**8), (F.MAX_FRAME_SIZE, 2**24 - 1)]))
+    core.receive(F.encode_window_update(0, 10**8))
+    core.take()
+    body = bytes(range(256)) * 20_000
+    for event in core.receive(headers(1, END) + headers(3, END)):
+        core.respond(event.stream, grpc.HEAD, grpc.TAIL, body[:5], body[5:])
+    writes = []
+    while data := core.take():
+        writes.append(data)
+    frames = list(frames_of(b"".join(writes)))
+    sizes = [len(payload) for kind, _, payload in frames if kind == F.DATA]
+
+    assert max(map(len, writes)) <= outgoing.WRITE_BUDGET + outgoing.MAX_DATA + 100
+    assert max(sizes) == outgoing.MAX_DATA
+    for number in (1, 3):
+        assert body == b"".join(payload for kind, stream, payload in frames if (kind, stream) == (F.DATA, number))
+
+
+def frames_of(data):
+    """Give type, stream id and payload of each frame."""
+    while data:
+        high, low, kind, _, number = F.HEADER.unpack_from(data)
+        stop = 9 + (high << 8 | low)
+        yield kind, number, data[9:stop]
+        data = data[stop:]

@@ -1,0 +1,65 @@
+"""Writing to a socket: several buffers in one system call, and how much the kernel takes before it is sent.
+
+What lives here: `send_parts`, `let_ahead`. What must not: what is written, and when (outgoing.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+from actorserve.services.transport.pieces import Octets
+
+AHEAD = 131_072  # octets that the kernel takes beyond what it has sent; trio's 16 KiB make large answers wait for us
+PORTION = 65_536  # sent at a time where there is no bare socket
+
+
+def let_ahead(stream: trio.SocketStream) -> None:
+    """Have the kernel take AHEAD octets (TCP_NOTSENT_LOWAT); what has no such option takes what it likes."""
+    if hasattr(trio.socket, "TCP_NOTSENT_LOWAT"):
+        with suppress(OSError):
+            stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, AHEAD)
+
+
+async def send_parts(stream: trio.abc.Stream, parts: list[Octets], progress: Callable[[], None]) -> None:
+    """Send all parts, in order; `progress` is called for each portion that the peer's side took.
+
+    Cancelled, it may have sent some, as `send_all` may. `parts` is used up.
+
+    Raises:
+        trio.BrokenResourceError: the peer has gone.
+        trio.ClosedResourceError: this side was closed.
+    """
+    if isinstance(stream, trio.SocketStream):
+        await _send_gathered(stream.socket, parts, progress)
+        return
+    whole = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+    for start in range(0, len(whole), PORTION):
+        await stream.send_all(whole[start : start + PORTION])
+        progress()
+
+
+async def _send_gathered(socket: trio.socket.SocketType, parts: list[Octets], progress: Callable[[], None]) -> None:
+    """Send without putting the parts together."""
+    while parts:
+        try:
+            sent = await (socket.send(parts[0]) if len(parts) == 1 else socket.sendmsg(parts))
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+        progress()
+        _forget(parts, sent)
+
+
+def _forget(parts: list[Octets], sent: int) -> None:
+    """Take the first `sent` octets off."""
+    whole = 0
+    for part in parts:
+        if sent < len(part):
+            break
+        sent -= len(part)
+        whole += 1
+    del parts[:whole]
+    if sent:
+        parts[0] = memoryview(parts[0])[sent:]
