@@ -53,9 +53,13 @@ class Pieces:
                 put(view[:size])
                 pieces[0] = view[size:]
                 break
-            put(piece)
             size -= len(piece)
-            freed += len(piece if piece.__class__ is not memoryview else piece.obj)  # type: ignore[arg-type]
+            if piece.__class__ is memoryview:
+                freed += len(piece.obj)  # type: ignore[arg-type]
+                piece = bytes(piece)  # or this last part would hold all of it, uncounted
+            else:
+                freed += len(piece)
+            put(piece)
             del pieces[0]
         self.held -= freed
         return freed
