@@ -179,7 +179,7 @@ PURE = (
     "wire_calls",
 )
 SANS_IO = (
-    *("frames", "grpc", "hpack", "header_blocks", "patience", "streams", "outgoing", "state"),
+    *("frames", "grpc", "hpack", "header_blocks", "patience", "streams", "pieces", "next_write", "outgoing", "state"),
     *("connection_frames", "stream_frames", "connection"),
 )
 MODEL_LIBRARIES = {"torch", "numpy", "safetensors", "tokenizers", "transformers", "PIL"}

@@ -1,20 +1,17 @@
-"""The sending half of a connection: one buffer, fair between streams, inside the peer's windows.
+"""The sending half of a connection: what is queued, fair between streams, inside the peer's windows.
 
-What lives here: what is queued, in which order it leaves, the peer's limits that sending obeys.
-What must not: parsing, state changes other than END_STREAM sent, clocks, sockets, trio, gRPC.
+What lives here: what is queued, and in which order it leaves.
+What must not: how it leaves (next_write.py), parsing, state changes other than END_STREAM sent, clocks, sockets, trio, gRPC.
 
 Rules
 1. `take_parts()` gives what may leave now, at most about WRITE_BUDGET octets, so that no stream can fill the buffer.
    The driver calls it once a tick: one write however many streams have answered. Large pieces of messages are given as
    they are, between the parts that were built here.
-2. Streams with something queued take turns, one frame each, of MAX_DATA at most, whatever the peer would take (RFC
-   9113 §5.2 leaves the order to us). A stream blocked by its own window is parked until it opens; one blocked by the
-   connection's window waits in `_starved`.
+2. Streams with something queued take turns, one frame each (RFC 9113 §5.2 leaves the order to us). A stream blocked by
+   its own window is parked until it opens; one blocked by the connection's window waits in `_starved`.
 3. A stream that has nothing queued may write straight into the buffer, while that is below the budget and the windows
    allow: the usual unary answer costs one append.
 4. What is held for all streams is counted in `buffered`: a stream that would take it above the bound is reset.
-5. Frames that answer the peer's own frames (PING, SETTINGS, RST_STREAM) cannot wait for windows; more than
-   CONTROL_LIMIT octets of them between two writes mean a peer that floods and does not read: ENHANCE_YOUR_CALM (§10.5).
 """
 
 from __future__ import annotations
@@ -23,68 +20,36 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 
-from actorserve.services.transport.frames import (
-    DATA,
-    DEFAULT_MAX_FRAME,
-    DEFAULT_WINDOW,
-    END_HEADERS,
-    END_STREAM,
-    ENHANCE_YOUR_CALM,
-    HEADER,
-    HEADERS,
-    ConnectionFault,
-    encode_headers,
-)
-from actorserve.services.transport.hpack import TABLE_SIZE_ZERO
-from actorserve.services.transport.pieces import LARGE, Octets
+from actorserve.services.transport.frames import END_STREAM, ENHANCE_YOUR_CALM
+from actorserve.services.transport.next_write import NextWrite
+from actorserve.services.transport.pieces import Octets
 from actorserve.services.transport.streams import AFTER_SENT_END, CLOSED, Stream
 
 WRITE_BUDGET = 262_144
-MAX_DATA = 131_072
-CONTROL_LIMIT = 65_536
 PURGE_ABOVE = 4096
 TINY = 64  # a DATA frame that a window made smaller than this is counted (patience.py)
 
 
-class Outgoing(ABC):
+class Outgoing(NextWrite, ABC):
     """What a connection has to send. `Connection` adds the receiving half."""
 
     __slots__ = (
-        "_control",
         "_max_buffered",
-        "_out",
-        "_parted",
-        "_parts",
         "_sendable",
         "_starved",
-        "_table_zeroed",
         "buffered",
-        "data_frame",
-        "peer_initial_window",
-        "peer_max_frame",
-        "productive",
         "relieved",
-        "send_window",
         "tiny",
     )
 
     def __init__(self, max_buffered: int) -> None:
+        super().__init__()
         self.buffered = 0  # octets that wait on all streams, sent or received
-        self.productive = False  # something of a stream was sent since this was last cleared
         self.tiny = 0  # DATA frames that a window made tiny
-        self.send_window = DEFAULT_WINDOW
-        self.peer_initial_window = DEFAULT_WINDOW
-        self.peer_max_frame = DEFAULT_MAX_FRAME
-        self.data_frame = DEFAULT_MAX_FRAME  # octets of a DATA frame that we send, at most (rule 2)
         self.relieved: list[Stream] = []  # streams whose queue became shorter in the last take()
-        self._parts: list[Octets] = []  # what leaves before `_out`
-        self._parted = 0  # octets in it
-        self._out = bytearray()
-        self._control = 0
         self._sendable: deque[Stream] = deque()
         self._starved: dict[int, Stream] = {}
         self._max_buffered = max_buffered
-        self._table_zeroed = False
 
     @property
     def wants_write(self) -> bool:
@@ -101,12 +66,7 @@ class Outgoing(ABC):
         self.relieved.clear()
         while queue and len(self._out) + self._parted < WRITE_BUDGET:
             self._advance(queue.popleft())
-        parts, self._parts, self._parted = self._parts, [], 0
-        if self._out:
-            parts.append(self._out)
-            self._out = bytearray()
-        self._control = 0
-        return parts
+        return self._take_built()
 
     # --- what the application sends -----------------------------------------------------
 
@@ -146,22 +106,10 @@ class Outgoing(ABC):
             stream.head, stream.tail = head, tail
             self._add_pending(stream, pieces)
             return
-        pack, stream_id = HEADER.pack, stream.id
         self.productive = True
         stream.send_window -= size
         self.send_window -= size
-        self._out += b"".join(
-            (
-                pack(0, len(head), HEADERS, END_HEADERS, stream_id) if len(head) < 256 else _long(stream_id, head, 0),
-                head,
-                pack(size >> 8, size & 0xFF, DATA, 0, stream_id),
-                *pieces,
-                pack(0, len(tail), HEADERS, END_HEADERS | END_STREAM, stream_id)
-                if len(tail) < 256
-                else _long(stream_id, tail, END_STREAM),
-                tail,
-            )
-        )
+        self._emit_answer(stream.id, head, tail, pieces, size)
         self._end_sent(stream)
 
     # --- the queue -----------------------------------------------------------------------
@@ -256,43 +204,6 @@ class Outgoing(ABC):
         if len(self._sendable) > PURGE_ABOVE:  # a peer that resets streams and never reads
             self._sendable = deque(one for one in self._sendable if one.state != CLOSED)
 
-    # --- frames ------------------------------------------------------------------------------
-
-    def _emit_headers(self, stream: Stream, block: bytes, *, end: bool) -> None:
-        if not self._table_zeroed:
-            self._table_zeroed = True
-            block = TABLE_SIZE_ZERO + block
-        self.productive = stream.answered = True
-        self._out += encode_headers(stream.id, block, self.peer_max_frame, end=end)
-
-    def _emit_data_header(self, stream: Stream, size: int, flags: int) -> None:
-        """Begin a DATA frame; its payload is for the caller to add."""
-        self.productive = True
-        stream.send_window -= size
-        self.send_window -= size
-        self._out += HEADER.pack(size >> 8, size & 0xFF, DATA, flags, stream.id)
-
-    def _put(self, piece: Octets) -> None:
-        """Add to a DATA frame's payload; a large piece is not copied."""
-        if len(piece) < LARGE:
-            self._out += piece
-            return
-        self._parts += (self._out, piece)
-        self._parted += len(self._out) + len(piece)
-        self._out = bytearray()
-
-    def _emit_control(self, frame: bytes) -> None:
-        self._out += frame
-        self._control += len(frame)
-        if self._control > CONTROL_LIMIT:
-            self._control = 0
-            raise ConnectionFault(ENHANCE_YOUR_CALM, "too many frames that ask for an answer")
-
     def _end_sent(self, stream: Stream) -> None:
         """Move the state on after END_STREAM; `Connection` adds what follows."""
         stream.state = AFTER_SENT_END[stream.state]
-
-
-def _long(stream_id: int, block: bytes, flags: int) -> bytes:
-    """Give the header of a HEADERS frame of 256 octets and more."""
-    return HEADER.pack(len(block) >> 8, len(block) & 0xFF, HEADERS, flags | END_HEADERS, stream_id)

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from actorserve.services.transport import frames as f
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.frames import ConnectionFault, StreamFault
-from actorserve.services.transport.outgoing import MAX_DATA, Outgoing
+from actorserve.services.transport.next_write import MAX_DATA
+from actorserve.services.transport.outgoing import Outgoing
 from actorserve.services.transport.patience import Patience
 
 REMEMBERED_RESETS = 1024
