@@ -2,7 +2,8 @@
 
 What lives here: octets become frames, in the order that is allowed, so many at a time; a fault becomes GOAWAY or
 RST_STREAM. Below it, each a layer: stream_frames.py and connection_frames.py (what a frame does), state.py (what is
-known), outgoing.py and next_write.py (what is sent). What must not: clocks, sockets, trio, anyio, gRPC. The driver owns time and tasks.
+known), outgoing.py and next_write.py (what is sent). What must not: clocks, sockets, trio, anyio, gRPC. The driver owns
+time and tasks.
 
 Rules
 1. `receive` never raises for what a peer did. A stream fault is RST_STREAM and an event, a connection fault is GOAWAY
