@@ -1,7 +1,8 @@
 """The sending half of a connection: what is queued, fair between streams, inside the peer's windows.
 
 What lives here: what is queued, and in which order it leaves.
-What must not: how it leaves (next_write.py), parsing, state changes other than END_STREAM sent, clocks, sockets, trio, gRPC.
+What must not: how it leaves (next_write.py), parsing, state changes other than END_STREAM sent, clocks, sockets, trio,
+gRPC.
 
 Rules
 1. `take_parts()` gives what may leave now, at most about WRITE_BUDGET octets, so that no stream can fill the buffer.

@@ -27,7 +27,7 @@ from actorserve.services.transport.pieces import Octets
 from actorserve.services.transport.server_calls import OnEnd, ServerCalls, Translate
 from actorserve.services.transport.tls import PeerIdentity
 from actorserve.services.transport.watch import Drain, End, Ping, Watch
-from actorserve.services.transport.writing import send_parts
+from actorserve.services.transport.writing import forget_unsent, send_parts
 
 LINGER_S = 1.0
 READ_SIZE = 65_536
@@ -257,6 +257,7 @@ class ServerConnection(ServerCalls):
             if watch.write_stalled(now, self._writes, writing=self._writing):
                 self.reason = "stall"
                 log.info("connection ended", peer=self.peer, text="the peer does not read")
+                forget_unsent(self._stream)
                 self._lose()  # GOAWAY would not get through either
                 return
             for stream in watch.stalled(now):

@@ -1,10 +1,11 @@
 """Writing to a socket: several buffers in one system call, and how much the kernel takes before it is sent.
 
-What lives here: `send_parts`, `let_ahead`. What must not: what is written, and when (outgoing.py).
+What lives here: `send_parts`, `let_ahead`, `forget_unsent`. What must not: what is written, and when (outgoing.py).
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ import trio
 from actorserve.services.transport.pieces import Octets
 
 AHEAD = 131_072  # octets that the kernel takes beyond what it has sent; trio's 16 KiB make large answers wait for us
+NO_LINGER = struct.pack("ii", 1, 0)  # on, for no time
 PORTION = 65_536  # sent at a time where there is no bare socket
 
 
@@ -21,6 +23,17 @@ def let_ahead(stream: trio.SocketStream) -> None:
     if hasattr(trio.socket, "TCP_NOTSENT_LOWAT"):
         with suppress(OSError):
             stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, AHEAD)
+
+
+def forget_unsent(stream: trio.abc.Stream) -> None:
+    """Have the kernel drop what it holds for a peer that does not read: closing is then a reset (RFC 9293 §3.10.4).
+
+    Else it would keep that, and try again and again, for minutes after the connection is closed here.
+    """
+    bare = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if isinstance(bare, trio.SocketStream):
+        with suppress(OSError):
+            bare.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, NO_LINGER)
 
 
 async def send_parts(stream: trio.abc.Stream, parts: list[Octets], progress: Callable[[], None]) -> None:

@@ -1,10 +1,18 @@
 """Several buffers in one write: bare sockets, TLS and memory alike."""
 
+import ssl
+
 import pytest
 import trio
+from echo_service import framed
+from google.protobuf.wrappers_pb2 import BytesValue
+from rig import Service
 from trio.testing import memory_stream_pair
 
-from actorserve.services.transport.writing import AHEAD, let_ahead, send_parts
+from actorserve.services.transport import grpc
+from actorserve.services.transport.connection import Connection, Settings
+from actorserve.services.transport.server import GrpcServer, Limits
+from actorserve.services.transport.writing import AHEAD, forget_unsent, let_ahead, send_parts
 
 PARTS = [b"head", bytearray(b"x" * 300_000), memoryview(bytes(range(256)) * 5000)[7:], b"", b"tail"]
 
@@ -21,7 +29,9 @@ async def read_all(stream, expected, pause=0.0):
     """Read so many octets, in portions."""
     data = b""
     while len(data) < expected:
-        data += await stream.receive_some(50_000)
+        portion = await stream.receive_some(50_000)
+        assert portion, "it has ended"
+        data += portion
         await trio.sleep(pause)
     return data
 
@@ -85,3 +95,37 @@ async def test_the_kernel_takes_more_than_it_has_sent():
     for stream in map(trio.SocketStream, trio.socket.socketpair()):
         async with stream:
             let_ahead(stream)
+
+
+async def test_a_peer_that_does_not_read_is_reset(autojump_clock):
+    """The kernel drops what it holds for it, at once: the peer finds a reset, not the rest of what it never read."""
+    server = GrpcServer([Service(answer_much)], limits=Limits(write_stall_timeout_s=20, max_send_bytes=1 << 27))
+    ours, theirs = await socket_pair()
+    theirs.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+    core = Connection(client=True, settings=Settings(stream_window=1 << 30, connection_window=1 << 30))
+    stream = core.open_stream(grpc.request_block("/test.T/M", b"localhost", b"tester", None))
+    core.send_data(stream, framed(b""), end=True)
+    async with theirs:
+        await theirs.send_all(core.take())
+        await server.serve_connection(ours, "tester")
+
+        assert server.statistics().closed == {"stall": 1}
+        with pytest.raises(trio.BrokenResourceError):
+            await read_all(theirs, 1 << 26)
+
+
+async def test_under_tls_it_is_the_socket_that_forgets():
+    """What is not a socket has nothing to forget."""
+    sender, receiver = await socket_pair()
+    async with receiver:
+        forget_unsent(trio.SSLStream(sender, ssl.create_default_context(), server_hostname="localhost"))
+        await sender.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            await receiver.receive_some()
+    forget_unsent(memory_stream_pair()[0])
+
+
+async def answer_much(stream):
+    """Answer with more than the kernels take."""
+    await stream.recv_message()
+    await stream.send_message(BytesValue(value=bytes(1 << 26)))
