@@ -39,6 +39,11 @@ FLOORS = {
     "actorserve.actors.messages": 1,
     "actorserve.actors.wire": 1,
     "actorserve.actors.wire_calls": 1,
+    "actorserve.actors.wire_endings": 1,
+    "actorserve.actors.wire_frames": 1,
+    "actorserve.actors.wire_items": 1,
+    "actorserve.actors.wire_reader": 1,
+    "actorserve.actors.wire_values": 1,
     "actorserve.handlers": 2,
     "actorserve.actors.affinity": 2,
     "actorserve.actors.leases": 2,
@@ -182,6 +187,11 @@ PURE = (
     "loading",
     "wire",
     "wire_calls",
+    "wire_endings",
+    "wire_frames",
+    "wire_items",
+    "wire_reader",
+    "wire_values",
 )
 SANS_IO = (
     *("frames", "grpc", "hpack", "header_blocks", "patience", "streams", "outgoing", "state"),
