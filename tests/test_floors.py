@@ -35,6 +35,9 @@ FLOORS = {
     "actorserve.properties": 1,
     "actorserve.properties_keys": 1,
     "actorserve.translation": 1,
+    "actorserve.translation_listeners": 1,
+    "actorserve.translation_machine": 1,
+    "actorserve.translation_models": 1,
     "actorserve.actors": 1,  # the empty package itself; every module in it is listed
     "actorserve.actors.messages": 1,
     "actorserve.actors.wire": 1,
