@@ -19,9 +19,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from actorserve.actors.messages import Cardinality, Ending, Initial, Pairs
-from actorserve.actors.wire import HEADER_BYTES, LARGE, Data, Kind, at_end, note, read_note, strict
+from actorserve.actors.wire import note, read_note
+from actorserve.actors.wire_frames import LARGE, Data, Kind, pack_header
+from actorserve.actors.wire_values import at_end, strict
 
-_HEADER = struct.Struct("<BQI")
 _OPEN = struct.Struct("<qBBHHHII")
 _CALL = struct.Struct("<H")
 _ENDED = struct.Struct("<iBII")
@@ -29,7 +30,6 @@ _COUNT = struct.Struct("<H")
 _CREDIT = struct.Struct("<II")
 _ENCODINGS = ("", "deflate", "gzip")
 _CARDINALITIES = tuple(Cardinality)
-assert _HEADER.size == HEADER_BYTES  # noqa: S101  # one header for all frames
 
 
 class Opened(NamedTuple):
@@ -48,21 +48,21 @@ class Opened(NamedTuple):
 
 def plain(kind: Kind, id: int, data: bytes) -> Data:
     """A frame whose payload is a message as it is: MESSAGE, CHUNK, CALL_ITEM, REPLY_CHUNK."""
-    head = _HEADER.pack(kind, id, len(data))
+    head = pack_header(kind, id, len(data))
     return head + data if len(data) < LARGE else [head, data]
 
 
 def credit(kind: Kind, id: int, messages: int, size: int) -> bytes:
     """A frame that gives credit: TAKEN, CALL_CREDIT, REPLY_CREDIT. Read with `wire.read_credit`."""
-    return _HEADER.pack(kind, id, _CREDIT.size) + _CREDIT.pack(messages, size)
+    return pack_header(kind, id, _CREDIT.size) + _CREDIT.pack(messages, size)
 
 
 def _whole(kind: Kind, id: int, parts: list[bytes], data: bytes | None) -> Data:
     if not data:
         payload = b"".join(parts)
-        return _HEADER.pack(kind, id, len(payload)) + payload
+        return pack_header(kind, id, len(payload)) + payload
     size = sum(map(len, parts)) + len(data)
-    parts.insert(0, _HEADER.pack(kind, id, size))
+    parts.insert(0, pack_header(kind, id, size))
     if len(data) < LARGE:
         parts.append(data)
         return b"".join(parts)
@@ -220,7 +220,7 @@ def read_ended(payload: bytes | memoryview) -> Ending:
 def failed(id: int, error: str, text: str, extra: dict[str, Any] | None = None) -> bytes:
     """A REPLY_FAILED frame: the class of the server's error, its text, and what else is known of it."""
     payload = json.dumps([error, text, extra or {}]).encode()
-    return _HEADER.pack(Kind.REPLY_FAILED, id, len(payload)) + payload
+    return pack_header(Kind.REPLY_FAILED, id, len(payload)) + payload
 
 
 @strict

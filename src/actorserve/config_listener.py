@@ -1,7 +1,7 @@
 """`[listeners.NAME]`: where to listen, what is served there, who may call, and every bound on a peer.
 
 The bounds have the names and the defaults of `services/transport/limits.py`; a test compares them.
-What must not live here: other tables (config.py), what enforces a bound.
+What must not live here: other tables (config_tables.py), what enforces a bound.
 """
 
 from __future__ import annotations

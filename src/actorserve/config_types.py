@@ -1,6 +1,6 @@
-"""What the tables of the configuration are made of: types, names, addresses. Pure rules, no table.
+"""What the tables of the configuration are made of: types, names, addresses, values in words. Pure rules, no table.
 
-What must not live here: keys and defaults (config.py, config_listener.py).
+What must not live here: keys and defaults (config_model.py, config_listener.py and their like).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -110,3 +110,9 @@ def check_device(value: str | tuple[str, ...]) -> None:
         raise ValueError(f'{told} is no device: "cpu", "auto", "cuda:0", or a list like ["cuda:0", "cuda:1"]')
     if len(set(names)) < len(names):
         raise ValueError(f"a device is named twice: {', '.join(names)}")
+
+
+def as_toml(value: Any) -> str:
+    """A value as one would have written it in the file, cut where it is long."""
+    text = str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,6 +1,7 @@
 """Several versions of one model in the configuration: which entries cannot stand together, in words. Pure rules.
 
-What must not live here: keys (config.py), which version is the default while a server runs (actors/registry_rules.py).
+What must not live here: keys (config_model.py), which version is the default while a server runs
+(actors/registry_rules.py).
 """
 
 from __future__ import annotations

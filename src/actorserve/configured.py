@@ -2,7 +2,7 @@
 
     [models.ENTRY] + its source + the machine's devices -> ModelSpec
 
-Archives are unpacked on the way, so these block. What must not live here: what runs (server.py), keys (config.py).
+Archives are unpacked on the way, so these block. What must not live here: what runs (server.py), keys (config_*.py).
 """
 
 from __future__ import annotations

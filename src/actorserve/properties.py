@@ -2,7 +2,7 @@
 
 Purely. What each key means here stands in properties_keys.py, the configuration it comes to in translation.py.
 Rules of pytorch/serve 0.12.0: ConfigManager.java, ts/arg_parser.py. A wrong value is a ConfigError that names
-TorchServe's key. What must not live here: files, what config.toml may say (config.py).
+TorchServe's key. What must not live here: files, what config.toml may say (config_tables.py).
 """
 
 from __future__ import annotations
