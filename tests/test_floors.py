@@ -138,6 +138,7 @@ FLOORS = {
         (
             *("actorserve.serve.batching", "actorserve.serve.codec", "actorserve.serve.config"),
             *("actorserve.serve.context", "actorserve.serve.dag", "actorserve.serve.definition"),
+            *("actorserve.serve.batch_queue", "actorserve.serve.batch_rules", "actorserve.serve.responses"),
             *("actorserve.serve.deployment_graph", "actorserve.serve.drivers", "actorserve.serve.exceptions"),
             *("actorserve.serve.generated", "actorserve.serve.generated.serve_pb2"),
             *("actorserve.serve.generated.serve_pb2_grpc", "actorserve.serve.graph", "actorserve.serve.grpc_util"),
