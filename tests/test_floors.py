@@ -103,6 +103,8 @@ FLOORS = {
     "actorserve.actors.probe": 5,
     "actorserve.actors.rollout": 5,
     "actorserve.actors.model": 5,
+    "actorserve.actors.model_folder": 5,
+    "actorserve.actors.model_specs": 5,
     "actorserve.actors.model_store": 5,
     "actorserve.actors.sources": 5,
     "actorserve.actors.succession": 5,
@@ -136,9 +138,9 @@ FLOORS = {
     "actorserve.serve.process": 8,
     **dict.fromkeys(
         (
+            *("actorserve.serve.batch_queue", "actorserve.serve.batch_rules", "actorserve.serve.responses"),
             *("actorserve.serve.batching", "actorserve.serve.codec", "actorserve.serve.config"),
             *("actorserve.serve.context", "actorserve.serve.dag", "actorserve.serve.definition"),
-            *("actorserve.serve.batch_queue", "actorserve.serve.batch_rules", "actorserve.serve.responses"),
             *("actorserve.serve.deployment_graph", "actorserve.serve.drivers", "actorserve.serve.exceptions"),
             *("actorserve.serve.generated", "actorserve.serve.generated.serve_pb2"),
             *("actorserve.serve.generated.serve_pb2_grpc", "actorserve.serve.graph", "actorserve.serve.grpc_util"),
