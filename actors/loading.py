@@ -1,6 +1,6 @@
 """What a LOAD frame tells a worker of its model, decided purely.
 
-What must not live here: sending it (model_actor.py, probe.py), obeying it (worker_main.py).
+What must not live here: sending it (starting.py, probe.py), obeying it (worker_main.py).
 """
 
 from __future__ import annotations

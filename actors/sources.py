@@ -1,7 +1,7 @@
 """What RegisterModel's `url` means: nothing, a place in the model store, or a URL whose file comes there first.
 
 `open` shows on the board how far it is; its caller says afterwards what became of it: `keep` or `give_back`.
-What must not live here: how files are fetched (fetching.py), what they hold (model_store.py), gRPC.
+What must not live here: how files are fetched (fetching.py), what they hold (model_folder.py), gRPC.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ What must not live here: tasks, waiting (model_actor.py), what becomes of what w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import trio
 
 from actorserve.actors import batching
@@ -19,6 +21,17 @@ class Taking:
     def __init__(self, mailbox: Mailbox, signal: Signal) -> None:
         self._mailbox = mailbox
         self._signal = signal
+        self.retiring = False  # takes nothing more
+
+    def retire(self) -> None:
+        """Leave the place to another: take nothing more. What is in hand goes on."""
+        self.retiring = True
+        self._signal.set()
+
+    def hold(self, held: Iterable[str] = (), loading: Iterable[str] = (), seen: int = 0) -> None:
+        """Say which models the replica holds and loads (affinity.py); nothing any more once it retires."""
+        if not self.retiring:
+            self._mailbox.affinity.hold(self._signal, held, loading, trio.current_time(), seen)
 
     def leave(self) -> None:
         """Wait for nothing any more, and hold no models."""

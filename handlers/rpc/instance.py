@@ -1,7 +1,7 @@
 """The user's instance of one deployment in this replica: made from its definition, and called, whatever it is.
 
 What lives here: resolving references into handles, `async def` on the loop, `def` in threads, generators of both kinds.
-What must not live here: frames, gRPC (deployment.py).
+What must not live here: frames, gRPC (client_calls.py, handle_calls.py).
 
 Rules
 1. The constructor runs on the loop; it may be `async`. Then `reconfigure(user_config)`, where there is a user_config.

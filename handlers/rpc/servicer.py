@@ -64,7 +64,7 @@ def adders_of(servicer: type) -> Iterator[Callable[[Any, Any], None]]:
             yield adder
 
 
-class _Nobody:
+class Nobody:
     """Stands for a servicer where the schema alone is wanted."""
 
     def __getattr__(self, name: str) -> Any:
@@ -93,6 +93,12 @@ def _messages_of(handler: Any) -> Iterator[Any]:
     """The classes of an rpc's messages, as far as generated code shows them."""
     yield getattr(handler.request_deserializer, "__self__", None)
     yield getattr(handler.response_serializer, "__objclass__", None)
+
+
+def schema_of_grpcio(handlers: dict[str, Any]) -> dict[str, Any]:
+    """The schema of handlers of grpcio by full name."""
+    messages = [message for handler in handlers.values() for message in _messages_of(handler)]
+    return schema_of({path: cardinality(handler) for path, handler in handlers.items()}, messages)
 
 
 class ServicerHost(RpcHost):
@@ -125,16 +131,14 @@ class ServicerHost(RpcHost):
     def schema(self, context: Context) -> dict[str, Any]:
         """The schema of the class, or of the functions, without an instance."""
         target = context.options.get("servicer")
-        made = named(target, "servicer") if target else _Nobody
+        made = named(target, "servicer") if target else Nobody
         if hasattr(made, "__mapping__"):
             from actorserve.handlers.rpc import grpclib_stream  # noqa: PLC0415  # as above
 
             return grpclib_stream.schema(made)
         servicer = made if inspect.isclass(made) else type(made)
         what = f"servicer {target!r}" if target else f"functions {context.options.get('functions')!r}"
-        handlers = handlers_of(self._adders(context, servicer), _Nobody(), what)
-        messages = [message for handler in handlers.values() for message in _messages_of(handler)]
-        return schema_of({path: cardinality(handler) for path, handler in handlers.items()}, messages)
+        return schema_of_grpcio(handlers_of(self._adders(context, servicer), Nobody(), what))
 
     async def shut(self) -> None:
         """Call the servicer's `close`, where it has one."""

@@ -1,6 +1,6 @@
 """`[model_defaults.NAME]`: what holds for models where neither their entry, nor the call, nor their source says it.
 
-What must not live here: `[models.NAME]` (config_model.py), where defaults are applied (actors/model_store.py).
+What must not live here: `[models.NAME]` (config_model.py), where defaults are applied (actors/model_specs.py).
 """
 
 from __future__ import annotations
