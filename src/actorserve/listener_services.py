@@ -16,7 +16,7 @@ from grpclib.const import Handler
 
 from actorserve import config
 from actorserve.actors.model_store import FindDefaults
-from actorserve.apps import AppPlace
+from actorserve.app_places import AppPlace
 from actorserve.config_listener import Listener
 from actorserve.parts import Parts
 from actorserve.services import compat, ray_compat, status
@@ -71,9 +71,9 @@ def serve_on(
     place = _place(name, listener, dialect, parts, further, defaults)
     if "servicers" in listener.services:
         parts.servicing.places[name] = place
-    parts.apps.places[name] = AppPlace(place, dialect.as_ray, dialect.translate)
+    parts.apps.places.add(name, AppPlace(place, dialect.as_ray, dialect.translate))
     if "predict" in listener.services:
-        parts.apps.take_predict(name)
+        parts.apps.places.take_predict(name)
     return place.server
 
 
@@ -109,7 +109,7 @@ def _own(listener: Listener, dialect: Dialect, parts: Parts, defaults: FindDefau
         ),
         "management": lambda: _management(dialect, parts, defaults),
         "ray": lambda: RayService(parts.apps.board),
-        "applications": lambda: ApplicationsService(parts.apps),
+        "applications": lambda: ApplicationsService(parts.sent_apps),
     }
     return [make() for service, make in makers.items() if service in listener.services]
 

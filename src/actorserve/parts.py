@@ -31,7 +31,9 @@ from actorserve.admission import Admission
 from actorserve.apps import Apps
 from actorserve.configured import expected_keys, fetching_of, ledger_here, model_specs, unpacking_of
 from actorserve.errors import ConfigError
+from actorserve.file_apps import FileApps
 from actorserve.log import AccessLog, wants_json
+from actorserve.sent_apps import SentApps
 from actorserve.services.health import HealthBoard
 from actorserve.servicing import Servicing
 
@@ -68,6 +70,8 @@ class Parts:
     registrar: Registrar
     health: HealthBoard
     apps: Apps
+    file_apps: FileApps
+    sent_apps: SentApps
     servicing: Servicing
     access: AccessLog
     admission: Admission
@@ -132,6 +136,8 @@ def _joined(
         registrar=Registrar(registry, supervisor, on_refused=hooks.release, on_kept=sources.keep),
         health=health,
         apps=apps,
+        file_apps=FileApps(apps, folder),
+        sent_apps=SentApps(apps, supervisor),
         servicing=servicing,
         access=AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr)),
         admission=Admission(folder, server),

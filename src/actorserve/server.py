@@ -143,7 +143,7 @@ class Server:
             servers=self.grpc,
             health=self.health,
             servicing=self.servicing,
-            apps=self.apps,
+            applications=parts.file_apps,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -155,6 +155,7 @@ class Server:
             await self._begin()
             await self._run(task_status)
         finally:
+            self._parts.sent_apps.close()
             await self.registry.close()
             self.unpacking.close()
             self._parts.admission.end()

@@ -105,7 +105,7 @@ class Starting:
 
     async def _start_applications(self, replies: dict[str, Reply[None]]) -> None:
         await self._parts.servicing.wait_known()  # so that they begin with what they answer
-        await self._parts.apps.begin(self._parts.settings.applications, replies)
+        await self._parts.file_apps.begin(self._parts.settings.applications, replies)
 
     async def wait_loaded(self) -> list[tuple[str, ActorserveError]]:
         """Wait until every one is READY, FAILED or taken away meanwhile; gives the failures."""
