@@ -15,7 +15,7 @@ from actorserve.proto import ray_serve_pb2
 from actorserve.services.applications import AppRoutes, Board, Translate
 from actorserve.services.schemas import Schema
 from actorserve.services.servicers import ServicerSchema
-from actorserve.servicing import Place
+from actorserve.servicer_places import Place
 
 PREDICT = "/ray.serve.PredictAPIsService/Predict"
 

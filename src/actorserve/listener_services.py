@@ -3,7 +3,7 @@
     services named in the file -> health and reflection, which speak of them all -> GrpcServer
     the listener then is a place where servicers and applications may add routes of their own
 
-What must not live here: sockets (listening.py), files of tokens and keys (admission.py), what a service does (services/).
+What must not live here: sockets (listening.py), files of tokens (admission.py), what a service does (services/).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from actorserve.services.schemas import Schema, names_of
 from actorserve.services.sequences import InBand
 from actorserve.services.servicers import refusing
 from actorserve.services.transport.server import GrpcServer, Limits
-from actorserve.servicing import Place
+from actorserve.servicer_places import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def serve_on(
     dialect = dialect_of(listener)
     place = _place(name, listener, dialect, parts, further, defaults)
     if "servicers" in listener.services:
-        parts.servicing.places[name] = place
+        parts.servicing.places.add(name, place)
     parts.apps.places.add(name, AppPlace(place, dialect.as_ray, dialect.translate))
     if "predict" in listener.services:
         parts.apps.places.take_predict(name)

@@ -1,6 +1,6 @@
 """Opens the listeners' addresses: TCP over IPv4 and IPv6, Unix sockets; and closes what it opened.
 
-What must not live here: what is served on them (listener_services.py), which addresses are allowed (config_listener.py).
+What must not live here: what is served on them (listener_services.py), which are allowed (config_listener.py).
 """
 
 from __future__ import annotations

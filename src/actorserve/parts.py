@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from actorserve import config
 from actorserve.actors.device import Ledger
@@ -32,6 +31,7 @@ from actorserve.apps import Apps
 from actorserve.configured import expected_keys, fetching_of, ledger_here, model_specs, unpacking_of
 from actorserve.errors import ConfigError
 from actorserve.file_apps import FileApps
+from actorserve.file_servicers import FileServicers
 from actorserve.log import AccessLog, wants_json
 from actorserve.sent_apps import SentApps
 from actorserve.services.health import HealthBoard
@@ -73,6 +73,7 @@ class Parts:
     file_apps: FileApps
     sent_apps: SentApps
     servicing: Servicing
+    file_servicers: FileServicers
     access: AccessLog
     admission: Admission
 
@@ -113,15 +114,16 @@ def _joined(
     unpacking: Unpacking,
 ) -> Parts:
     folder, server = settings.folder, settings.server
-    forkservers = None if spawner is not None else _forkservers(server)
-    actors = _actor_settings(settings, forkservers, spawner, hooks)
+    forkservers, spawner = _workers(server, spawner)
+    actors = _actor_settings(settings, spawner, hooks)
     directory = Directory()
     supervisor = _supervisor(server, actors, directory, hooks, ledger)
     registry = Registry(None if server.state_dir is None else folder / server.state_dir)
     fetching = fetching_of(settings)
     sources = Sources(folder / server.model_store, folder, fetching, unpacking)
     health = HealthBoard(supervisor.observe, expected_keys(specs, settings))
-    apps, servicing = _users_code(folder, server.grace_s, actors, supervisor, directory, health)
+    apps = Apps(actors, supervisor, directory, folder=folder, grace_s=server.grace_s, on_taken=health.look_again)
+    servicing = Servicing(actors, supervisor, directory, answering=apps, folder=folder, grace_s=server.grace_s)
     return Parts(
         settings=settings,
         specs=specs,
@@ -139,22 +141,22 @@ def _joined(
         file_apps=FileApps(apps, folder),
         sent_apps=SentApps(apps, supervisor),
         servicing=servicing,
+        file_servicers=FileServicers(servicing, on_failed=health.forget),
         access=AccessLog(sys.stderr, as_json=wants_json(settings.log, sys.stderr)),
         admission=Admission(folder, server),
     )
 
 
-def _forkservers(server: config.Server) -> Forkservers:
+def _workers(server: config.Server, spawner: Spawner | None) -> tuple[Forkservers | None, Spawner]:
+    """What makes workers: processes and threads, or what a test has instead."""
+    if spawner is not None:
+        return None, spawner
     environment = shown(os.environ, server.hide_env)
-    return Forkservers(server.cache_dir.expanduser(), environment=environment, inherits=server.inherit_env)
+    forkservers = Forkservers(server.cache_dir.expanduser(), environment=environment, inherits=server.inherit_env)
+    return forkservers, SpawnerByIsolation(ProcessSpawner(forkservers), ThreadSpawner())
 
 
-def _actor_settings(
-    settings: config.Config, forkservers: Forkservers | None, spawner: Spawner | None, hooks: Hooks
-) -> ActorSettings:
-    if spawner is None:
-        assert forkservers is not None  # noqa: S101  # narrows the type: there is one or the other
-        spawner = SpawnerByIsolation(ProcessSpawner(forkservers), ThreadSpawner())
+def _actor_settings(settings: config.Config, spawner: Spawner, hooks: Hooks) -> ActorSettings:
     return ActorSettings(
         spawner=spawner,
         cache_dir=settings.server.cache_dir.expanduser(),
@@ -176,25 +178,3 @@ def _supervisor(
         ledger=ledger,
         on_gone=hooks.release,
     )
-
-
-def _users_code(
-    folder: Path,
-    grace_s: float,
-    actors: ActorSettings,
-    supervisor: Supervisor,
-    directory: Directory,
-    health: HealthBoard,
-) -> tuple[Apps, Servicing]:
-    """What runs applications and servicers; the former answer schemas of the latter, too."""
-    apps = Apps(actors, supervisor, directory, folder=folder, grace_s=grace_s, on_taken=health.look_again)
-    servicing = Servicing(
-        actors,
-        supervisor,
-        directory,
-        answering=apps,
-        folder=folder,
-        grace_s=grace_s,
-        on_failed=health.forget,
-    )
-    return apps, servicing

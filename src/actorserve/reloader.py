@@ -28,6 +28,7 @@ from actorserve.config_listener import Listener
 from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError
 from actorserve.file_apps import FileApps
+from actorserve.file_servicers import FileServicers
 from actorserve.reloading import (
     LIMITS,
     application_changes,
@@ -42,7 +43,6 @@ from actorserve.servicer_specs import expected
 from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard
 from actorserve.services.transport.server import GrpcServer
-from actorserve.servicing import Servicing
 
 log = structlog.get_logger("actorserve.reload")
 MakeSpec = Callable[[str, config.Config], ModelSpec]
@@ -69,7 +69,7 @@ class Reloader:
         unpacking: Unpacking,
         servers: Mapping[str, GrpcServer],
         health: HealthBoard,
-        servicing: Servicing,
+        servicers: FileServicers,
         applications: FileApps,
     ) -> None:
         """`make_spec(entry, settings)` gives what an entry comes to, or ConfigError; it may block.
@@ -85,7 +85,7 @@ class Reloader:
         self._unpacking = unpacking
         self._servers = servers
         self._health = health
-        self._servicing = servicing
+        self._servicers = servicers
         self._applications = applications
         self._turn = trio.Lock()
 
@@ -105,7 +105,7 @@ class Reloader:
                         await begun.wait()
                     self._applications.want(self.settings.applications)
                     known = trio.Event()
-                    nursery.start_soon(self._servicing.apply, running, self.settings.servicers, known)
+                    nursery.start_soon(self._servicers.apply, running, self.settings.servicers, known)
                     nursery.start_soon(self._apply_applications, known)
             except ActorserveError as error:  # raised below, as it was: in no group of the nursery
                 wrong = error

@@ -142,7 +142,7 @@ class Server:
             unpacking=self.unpacking,
             servers=self.grpc,
             health=self.health,
-            servicing=self.servicing,
+            servicers=parts.file_servicers,
             applications=parts.file_apps,
         )
 

@@ -94,8 +94,8 @@ class Starting:
         if servicers:
             replies: dict[str, Reply[None]] = {servicer.label: Reply() for servicer in servicers}
             self.loading |= replies
-            self._parts.servicing.expect()
-            nursery.start_soon(self._parts.servicing.begin, servicers, replies)
+            self._parts.file_servicers.expect()
+            nursery.start_soon(self._parts.file_servicers.begin, servicers, replies)
 
     def _begin_applications(self, nursery: trio.Nursery, ports: Collection[int]) -> None:
         self._parts.apps.ports.used = set(ports)
@@ -104,7 +104,7 @@ class Starting:
         nursery.start_soon(self._start_applications, replies)
 
     async def _start_applications(self, replies: dict[str, Reply[None]]) -> None:
-        await self._parts.servicing.wait_known()  # so that they begin with what they answer
+        await self._parts.file_servicers.wait_known()  # so that they begin with what they answer
         await self._parts.file_apps.begin(self._parts.settings.applications, replies)
 
     async def wait_loaded(self) -> list[tuple[str, ActorserveError]]:
