@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from actorserve.actors.messages import Cardinality
 from actorserve.app_running import Running
 from actorserve.proto import ray_serve_pb2
+from actorserve.servicer_places import Place
 from actorserve.services.applications import AppRoutes, Board, Translate
 from actorserve.services.schemas import Schema
 from actorserve.services.servicers import ServicerSchema
-from actorserve.servicer_places import Place
 
 PREDICT = "/ray.serve.PredictAPIsService/Predict"
 

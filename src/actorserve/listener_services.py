@@ -19,6 +19,7 @@ from actorserve.actors.model_store import FindDefaults
 from actorserve.app_places import AppPlace
 from actorserve.config_listener import Listener
 from actorserve.parts import Parts
+from actorserve.servicer_places import Place
 from actorserve.services import compat, ray_compat, status
 from actorserve.services.applications import ApplicationsService, RayService, Translate
 from actorserve.services.health import HealthBoard, HealthService
@@ -29,7 +30,6 @@ from actorserve.services.schemas import Schema, names_of
 from actorserve.services.sequences import InBand
 from actorserve.services.servicers import refusing
 from actorserve.services.transport.server import GrpcServer, Limits
-from actorserve.servicer_places import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def serve_on(
     ConfigError, StartFailed: a file that it names is wrong.
     """
     dialect = dialect_of(listener)
-    place = _place(name, listener, dialect, parts, further, defaults)
+    place = _place(name, listener, dialect, parts, further=further, defaults=defaults)
     if "servicers" in listener.services:
         parts.servicing.places.add(name, place)
     parts.apps.places.add(name, AppPlace(place, dialect.as_ray, dialect.translate))
@@ -78,13 +78,13 @@ def serve_on(
 
 
 def _place(
-    name: str, listener: Listener, dialect: Dialect, parts: Parts, further: Sequence[Any], defaults: FindDefaults
+    name: str, listener: Listener, dialect: Dialect, parts: Parts, *, further: Sequence[Any], defaults: FindDefaults
 ) -> Place:
     """A listener's server, and what its reflection and its health read."""
     schemas: list[Schema] = []
     follows: dict[str, Callable[[], Iterable[str]]] = {}
     services = _own(listener, dialect, parts, defaults)
-    services += _standard(listener, services, further, parts.health, schemas, follows)
+    services += _standard(listener, services, further, health=parts.health, schemas=schemas, follows=follows)
     grpc = GrpcServer(
         [*services, *further],
         limits=Limits(**{field.name: getattr(listener, field.name) for field in fields(Limits)}),
@@ -133,6 +133,7 @@ def _standard(
     listener: Listener,
     own: Sequence[Any],
     further: Sequence[Any],
+    *,
     health: HealthBoard,
     schemas: list[Schema],
     follows: dict[str, Callable[[], Iterable[str]]],

@@ -102,14 +102,15 @@ def make_parts(settings: config.Config, spawner: Spawner | None, hooks: Hooks) -
         raise
     settings = settings.of_models(specs)
     _check_spawner(settings, spawner)
-    return _joined(settings, tuple(specs.values()), spawner, hooks, ledger, unpacking)
+    return _joined(settings, spawner, hooks, specs=tuple(specs.values()), ledger=ledger, unpacking=unpacking)
 
 
 def _joined(
     settings: config.Config,
-    specs: tuple[ModelSpec, ...],
     spawner: Spawner | None,
     hooks: Hooks,
+    *,
+    specs: tuple[ModelSpec, ...],
     ledger: Ledger,
     unpacking: Unpacking,
 ) -> Parts:
