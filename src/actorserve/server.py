@@ -66,7 +66,7 @@ class Server:
         self._starting = Starting(parts)
         self.loading = self._starting.loading
         self.bound: tuple[Bound, ...] = ()
-        self._opened: Opened = {}
+        self._listeners: Opened = {}
         self._begun = False
         self._spawned = trio.Event()
         self._stop = trio.Event()
@@ -117,7 +117,7 @@ class Server:
             close_opened(opened)
             raise
         self.bound = bound_of(listeners, opened)
-        self._opened = opened
+        self._listeners = opened
 
     async def _begin(self) -> None:
         """Take hold of the state, and know what to run. StartFailed. Idempotent."""
@@ -176,7 +176,7 @@ class Server:
             async with trio.open_nursery() as front:
                 await self._starting.begin(self.specs, front, self._ports())  # before a call can ask for a model
                 self._spawned.set()
-                for name, opened in self._opened.items():
+                for name, opened in self._listeners.items():
                     await front.start(self.grpc[name].serve, opened)
                 task_status.started()
                 await self._stop.wait()
