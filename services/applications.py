@@ -186,7 +186,7 @@ class RayService(RayServeAPIServiceBase):  # type: ignore[misc]  # generated, wi
 
 
 class Manager(Protocol):
-    """What starts and ends applications: apps.py."""
+    """What starts and ends applications: sent_apps.py."""
 
     async def deploy_sent(self, request: Any) -> str:
         """Start what a script has sent; the name of its ingress, once it is READY. LoadFailed and others."""

@@ -2,7 +2,7 @@
 
 It is made of the files of the modules that are loaded and that somebody wrote for this application: not of the standard
 library, not of installed packages (but for the one that the import path names), not of actorserve.
-What must not live here: importing the application (application.py), what a changed digest means (apps.py).
+What must not live here: importing the application (application.py), what a changed digest means (applications.py).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ Archives are unpacked on the way, so these block. What must not live here: what 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from actorserve import config
 from actorserve.actors import archives, fetching, model_store
@@ -17,6 +18,7 @@ from actorserve.actors.unpacking import Unpacking
 from actorserve.actors.urls import AllowList
 from actorserve.errors import ConfigError
 from actorserve.reloader import say_left_out
+from actorserve.servicer_specs import expected
 
 
 def ledger_here() -> Ledger:
@@ -94,3 +96,8 @@ def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -
         entry: ledger.settle_threads(spec, (other for other in specs.values() if other is not spec))
         for entry, spec in specs.items()
     }
+
+
+def expected_keys(specs: Iterable[ModelSpec], settings: config.Config) -> list[str]:
+    """The keys of what starts with the server and has workers: models, and the servicers of the file."""
+    return [*(spec.key for spec in specs if spec.workers_begun), *expected(settings.servicers)]

@@ -1,6 +1,6 @@
-"""Opens a listener's addresses: TCP over IPv4 and IPv6, Unix sockets; and closes what it opened.
+"""Opens the listeners' addresses: TCP over IPv4 and IPv6, Unix sockets; and closes what it opened.
 
-What must not live here: what is served on them (server.py), which addresses are allowed (config_listener.py).
+What must not live here: what is served on them (listener_services.py), which are allowed (config_listener.py).
 """
 
 from __future__ import annotations
@@ -10,14 +10,57 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
+from actorserve.config_listener import Listener
 from actorserve.config_types import UNIX, split_address
 from actorserve.errors import StartFailed
 
 BACKLOG = 4096
+Opened = dict[str, list[trio.SocketListener]]
+"""What listens for each listener of the configuration, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A listener that is open: its name, its services, its addresses with the ports in use."""
+
+    name: str
+    services: tuple[str, ...]
+    addresses: tuple[str, ...]
+
+
+async def open_all(listeners: Mapping[str, Listener]) -> Opened:
+    """Listen on every address of every listener, or on none. StartFailed: one cannot be had."""
+    opened: Opened = {}
+    try:
+        for name, listener in listeners.items():
+            opened[name] = []
+            for address in listener.addresses:
+                if "applications" in listener.services:
+                    check_private(name, address)
+                opened[name] += await open_address(name, address, reuse_port=listener.reuse_port)
+    except BaseException:
+        close_opened(opened)
+        raise
+    return opened
+
+
+def bound_of(listeners: Mapping[str, Listener], opened: Opened) -> tuple[Bound, ...]:
+    """Where each of them listens."""
+    return tuple(
+        Bound(name, listeners[name].services, tuple(address_of(one) for one in some)) for name, some in opened.items()
+    )
+
+
+def close_opened(opened: Opened) -> None:
+    """Close what `open_all` gave, if it was never served."""
+    for listeners in opened.values():
+        close_all(listeners)
 
 
 async def open_address(name: str, address: str, *, reuse_port: bool = False) -> list[trio.SocketListener]:

@@ -24,10 +24,11 @@ from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, Row
 from actorserve.actors.reload_rules import Apply, Step
 from actorserve.actors.unpacking import Unpacking
-from actorserve.apps import Apps
 from actorserve.config_listener import Listener
 from actorserve.config_types import is_packed
 from actorserve.errors import ActorserveError, ConfigError
+from actorserve.file_apps import FileApps
+from actorserve.file_servicers import FileServicers
 from actorserve.reloading import (
     LIMITS,
     application_changes,
@@ -42,7 +43,6 @@ from actorserve.servicer_specs import expected
 from actorserve.services.access import Access, Finds
 from actorserve.services.health import HealthBoard
 from actorserve.services.transport.server import GrpcServer
-from actorserve.servicing import Servicing
 
 log = structlog.get_logger("actorserve.reload")
 MakeSpec = Callable[[str, config.Config], ModelSpec]
@@ -69,8 +69,8 @@ class Reloader:
         unpacking: Unpacking,
         servers: Mapping[str, GrpcServer],
         health: HealthBoard,
-        servicing: Servicing,
-        apps: Apps,
+        servicers: FileServicers,
+        applications: FileApps,
     ) -> None:
         """`make_spec(entry, settings)` gives what an entry comes to, or ConfigError; it may block.
 
@@ -85,8 +85,8 @@ class Reloader:
         self._unpacking = unpacking
         self._servers = servers
         self._health = health
-        self._servicing = servicing
-        self._apps = apps
+        self._servicers = servicers
+        self._applications = applications
         self._turn = trio.Lock()
 
     async def reload(self, new: config.Config) -> None:
@@ -103,9 +103,9 @@ class Reloader:
                         begun = trio.Event()
                         nursery.start_soon(self._applying.carry_out, step, begun)
                         await begun.wait()
-                    self._apps.want(self.settings.applications)
+                    self._applications.want(self.settings.applications)
                     known = trio.Event()
-                    nursery.start_soon(self._servicing.apply, running, self.settings.servicers, known)
+                    nursery.start_soon(self._servicers.apply, running, self.settings.servicers, known)
                     nursery.start_soon(self._apply_applications, known)
             except ActorserveError as error:  # raised below, as it was: in no group of the nursery
                 wrong = error
@@ -114,7 +114,7 @@ class Reloader:
 
     async def _apply_applications(self, known: trio.Event) -> None:
         await known.wait()  # so that new ones begin with what they answer
-        await self._apps.apply()
+        await self._applications.apply()
 
     async def _take_up(self, new: config.Config) -> list[Step]:
         """Check everything, then take up all but the steps of models, which it gives."""

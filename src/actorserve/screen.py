@@ -12,7 +12,7 @@ from pathlib import Path
 
 from actorserve import __version__
 from actorserve.actors.messages import ModelView, State, Tree
-from actorserve.server import Bound
+from actorserve.listening import Bound
 
 EXAMPLES = {
     "actorserve.handlers.digits:Digits": "recognise_digit.py",

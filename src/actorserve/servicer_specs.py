@@ -1,6 +1,6 @@
 """What runs a servicer: its table of the configuration as a ModelSpec. Pure.
 
-What must not live here: starting it, routing to it (servicing.py).
+What must not live here: starting it (servicing.py), routing to it (servicer_places.py).
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ import pytest
 from actorserve import config, screen
 from actorserve.actors.messages import ModelSpec, ModelView, ReplicaView, State, Tree
 from actorserve.errors import ConfigError
-from actorserve.server import Bound, Server
+from actorserve.listening import Bound
+from actorserve.server import Server
 
 BOUND = [Bound("a", ("inference",), ("127.0.0.1:1",))]
 

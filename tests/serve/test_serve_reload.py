@@ -216,7 +216,7 @@ async def test_a_file_that_is_wrong_keeps_what_runs(folder):
 
 async def test_source_tells_what_to_restart(folder):
     """Deployed again, what is as it was goes on; a file that is another, its own or one beside it, rolls over."""
-    from actorserve.apps import source_of  # noqa: PLC0415  # only here
+    from actorserve.app_running import source_of  # noqa: PLC0415  # only here
 
     async with running({"shop": application(folder)}) as run:
         wanted = source_of("shop", run.app.server.settings.applications["shop"], Path.cwd())
