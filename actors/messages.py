@@ -392,6 +392,10 @@ class SetDefault:
     version: str
 
 
+Change = Spawn | Replace | Scale | Stop | SetDefault
+"""What the registrar commits before the supervisor does it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observe:
     """Ask for a frozen snapshot of the tree."""

@@ -4,7 +4,8 @@
 
 A change runs in the registrar's nursery: a client's cancel or deadline ends the answer, never the change. What the
 supervisor refuses after all is taken back in the registry. What a killed server leaves is put right by the next
-start (`begin`), by registry_rules.py. What must not live here: SQL (registry.py), how a model starts or ends.
+start (`begin`), by registry_rules.py. What must not live here: SQL (registry.py), what a change makes of a row
+(asked.py), how a model starts or ends.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import structlog
 import trio
 
 from actorserve.actors import registry as jobs
-from actorserve.actors.messages import ModelSpec, Replace, Scale, SetDefault, Spawn, Stop
+from actorserve.actors.asked import Asked, Said, Turn, Unsettled, intended, name_of
+from actorserve.actors.messages import Change, ModelSpec, Replace, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry
-from actorserve.actors.registry_rules import Entry, Row, RowState, read_spec, to_spawn, without_text, write_spec
+from actorserve.actors.registry_rules import Entry, RowState, read_spec, to_spawn
 from actorserve.actors.reply import Reply, fail_quietly
-from actorserve.actors.supervisor import Change, Supervisor
-from actorserve.errors import ActorserveError, NoSuchModel, Overloaded
+from actorserve.actors.supervisor import Supervisor
+from actorserve.errors import ActorserveError, Overloaded
 
 AT_ONCE = 1000
 log = structlog.get_logger("actorserve.registrar")
@@ -36,25 +38,6 @@ class Answer:
     def __init__(self) -> None:
         self.accepted: Reply[None] = Reply()
         self.done: Reply[None] = Reply()
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A change that config.toml asks for. `text`: that of its entry; None where it has no entry any more.
-
-    `entry`: the entry's key, where that is not the model's name.
-    """
-
-    text: str | None
-    entry: str = ""
-
-
-class Turn:
-    """A place in the queue of one model's changes."""
-
-    def __init__(self, before: Turn | None) -> None:
-        self.before = before
-        self.over = trio.Event()
 
 
 class Registrar:
@@ -109,7 +92,7 @@ class Registrar:
         answer = Answer()
         self._open += 1
         assert self._nursery is not None  # noqa: S101  # narrows the type: run() has set it
-        asked = Asked(message, said, self._queue(_name(message)))
+        asked = Asked(message, said, self._queue(name_of(message)))
         self._nursery.start_soon(self._carry_out, asked, answer)
         return answer
 
@@ -211,7 +194,7 @@ class Registrar:
             jobs.intend,
             name=name,
             version=version,
-            become=partial(_intended, message, asked.said),
+            become=partial(intended, message, asked.said),
             choose=isinstance(message, SetDefault),
         )
         intent = await self._registry.run(job)
@@ -253,61 +236,3 @@ class Registrar:
     async def _settle(self, name: str, number: int, state: RowState) -> None:
         async with self._turn(name, self._queue(name)):
             await self._registry.run(partial(jobs.settle, number=number, state=state))
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A change in its turn."""
-
-    message: Change
-    said: Said | None
-    turn: Turn
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return _name(self.message)
-
-    @property
-    def is_undone_on_failure(self) -> bool:
-        """Whether a model that cannot be loaded is not registered."""
-        return isinstance(self.message, Spawn) and self.message.unregister_on_failure
-
-
-@dataclass(slots=True)
-class Unsettled:
-    """A row whose rollout is under way: what it goes back to if that fails, and the latest change of it."""
-
-    before: Row
-    latest: Asked
-
-
-def _name(message: Change) -> str:
-    return message.model.name if isinstance(message, Spawn | Replace) else message.name
-
-
-def _intended(message: Change, said: Said | None, row: Row | None) -> Row:
-    """The row that says what is to be."""
-    if isinstance(message, Spawn | Replace) and said is not None:
-        lives = row is not None and row.state is RowState.REGISTERED
-        row = row if row is not None and lives else Row(0, message.model.name, message.model.version)
-        return replace(row, spec=None, text=said.text, workers=None, entry=said.entry)
-    if isinstance(message, Spawn):
-        spec = message.model
-        # nobody is told of one that is waited for until it is READY; of the others they are now
-        state = RowState.PENDING if message.unregister_on_failure else RowState.REGISTERED
-        row = Row(0, spec.name, spec.version) if row is None else row
-        return replace(row, id=0, state=state, spec=write_spec(spec), workers=None)
-    if isinstance(message, Replace):
-        if row is None:
-            raise NoSuchModel(message.model.name, message.model.version)
-        return replace(row, spec=write_spec(message.model), workers=None)
-    if row is None:
-        raise NoSuchModel(message.name, message.version)
-    match message:
-        case Scale(workers_min=least, workers_max=most):
-            return replace(row, workers=(least, most))
-        case Stop():
-            return replace(row if said is None else without_text(row), state=RowState.LEAVING)
-        case SetDefault():
-            return row

@@ -26,6 +26,7 @@ from actorserve.actors.child import Child
 from actorserve.actors.device import Ledger
 from actorserve.actors.directory import Directory
 from actorserve.actors.messages import (
+    Change,
     ChildSpec,
     ModelSpec,
     Observe,
@@ -58,7 +59,6 @@ from actorserve.errors import (
 INBOX = 1000
 
 log = structlog.get_logger("actorserve.supervisor")
-Change = Spawn | Replace | Scale | Stop | SetDefault
 Request = Change | Update | Observe
 
 

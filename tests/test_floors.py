@@ -61,6 +61,7 @@ FLOORS = {
     "actorserve.actors.tree_text": 2,
     "actorserve.actors.registry_rules": 2,
     "actorserve.actors.reload_rules": 2,
+    "actorserve.actors.asked": 3,
     "actorserve.actors.registry": 3,
     "actorserve.actors.registry_said": 3,
     "actorserve.actors.forkserver": 3,
