@@ -153,21 +153,27 @@ class Registrar:
 
     async def _over(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
         """Commit what a change has come to, where its intent did not say all."""
-        message, name = asked.message, asked.name
-        match message:
+        match asked.message:
             case Replace():
                 await self._end_rollout(asked, intent, failed=failed)
             case Stop() if not failed:
-                await self._settle(name, intent.number, RowState.REMOVED)
+                await self._note(asked.name, _removing(intent.number))
             case Spawn(unregister_on_failure=True) if not failed:
-                await self._finish(message, intent.number)
-            case Spawn(unregister_on_failure=True) if asked.said is not None:
-                async with self._turn(name, self._queue(name)):
-                    await self._registry.run(partial(jobs.take_back, number=intent.number, before=None))
+                await self._finish(asked.message, intent.number)
             case Spawn(unregister_on_failure=True):
-                await self._settle(name, intent.number, RowState.REMOVED)
+                await self._note(asked.name, _undoing(asked, intent.number))
             case _:
                 pass
+
+    async def _note(self, name: str, job: Callable[[sqlite3.Connection], object]) -> None:
+        """As `_record`, in a turn of its own."""
+        async with self._turn(name, self._queue(name)):
+            await self._record(name, job)
+
+    async def _record(self, name: str, job: Callable[[sqlite3.Connection], object]) -> None:
+        """Have the registry say what has happened, now or with its next change. The caller has the turn."""
+        if not await self._registry.record(job):
+            log.error("registry not written, it will be with its next change", model=name)
 
     def _queue(self, name: str) -> Turn:
         """Join the queue of a model's changes, at its end."""
@@ -203,7 +209,7 @@ class Registrar:
         try:
             reply = await self._supervisor.carry_out(message)
         except ActorserveError:
-            await self._registry.run(partial(jobs.restore, name=name, rows=intent.before, default=intent.chosen))
+            await self._record(name, partial(jobs.restore, name=name, rows=intent.before, default=intent.chosen))
             raise
         if isinstance(message, Replace):
             known = self._rollouts.get(intent.number)
@@ -215,7 +221,8 @@ class Registrar:
         """Commit that a model whose replicas are READY is registered; where that fails, it is not."""
         spec = message.model
         try:
-            await self._settle(spec.name, number, RowState.REGISTERED)
+            async with self._turn(spec.name, self._queue(spec.name)):
+                await self._registry.run(partial(jobs.settle, number=number, state=RowState.REGISTERED))
         except ActorserveError:
             await (await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))).wait()
             raise
@@ -229,10 +236,17 @@ class Registrar:
             if unsettled.latest is asked:
                 del self._rollouts[intent.number]
                 if failed:
-                    await self._registry.run(partial(jobs.take_back, number=intent.number, before=unsettled.before))
+                    job = partial(jobs.take_back, number=intent.number, before=unsettled.before)
+                    await self._record(asked.name, job)
             elif not failed:
                 unsettled.before = intent.after
 
-    async def _settle(self, name: str, number: int, state: RowState) -> None:
-        async with self._turn(name, self._queue(name)):
-            await self._registry.run(partial(jobs.settle, number=number, state=state))
+
+def _removing(number: int) -> Callable[[sqlite3.Connection], None]:
+    """The job that says that an unregistration is over."""
+    return partial(jobs.settle, number=number, state=RowState.REMOVED)
+
+
+def _undoing(asked: Asked, number: int) -> Callable[[sqlite3.Connection], None]:
+    """The job that says that a registration which was waited for has come to nothing."""
+    return _removing(number) if asked.said is None else partial(jobs.take_back, number=number, before=None)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from full_disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -313,6 +314,32 @@ async def test_a_job_is_one_transaction(tmp_path):
         await registry.close()
         with pytest.raises(StateFailed, match="closed"):
             await registry.run(jobs.rows_of)
+
+
+async def test_what_cannot_be_recorded_is_owed(tmp_path):
+    """What has happened and cannot be written is written by the next job that can be, before it, or when the registry
+    is closed; a job before which it cannot be written changes nothing, and answers nothing.
+    """
+    for folder in (None, tmp_path):
+        registry = Registry(folder)
+        await registry.open()
+        await registry.run(lambda one: jobs.write(one, api(0)))
+        async with full_disk(registry):
+            assert not await registry.record(lambda one: jobs.write(one, api(1, workers=(2, 3))))
+            for job in (jobs.rows_of, jobs.defaults_of):
+                with pytest.raises(StateFailed, match="full; nothing was changed"):
+                    await registry.run(job)
+        assert await registry.run(jobs.rows_of) == [api(1, workers=(2, 3))]
+        assert await registry.record(lambda one: jobs.delete(one, [1]))
+        assert await registry.run(jobs.rows_of) == []
+        async with full_disk(registry):
+            assert not await registry.record(lambda one: jobs.write(one, api(0)))
+        await registry.close()
+        with pytest.raises(StateFailed, match="closed"):
+            await registry.record(jobs.rows_of)
+    await registry.open()
+    assert [row.version for row in await registry.run(jobs.rows_of)] == ["1.0"]
+    await registry.close()
 
 
 async def test_a_cancelled_job_is_over_when_its_waiter_goes_on(tmp_path):

@@ -3,13 +3,14 @@
 # ruff: noqa: SIM300  # expected == actual
 
 import hashlib
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import structlog
 import trio
+from full_disk import full_disk
 from grpclib.exceptions import GRPCError
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -207,6 +208,28 @@ async def test_a_change_that_cannot_be_loaded(autojump_clock, logged, version):
         assert [f"m/{version}"] == list(running(app)) == list(await rows(app))
         assert "" == app.tree().models[0].rollout
     assert [f"m/{version}"] * 2 == told(logged, "configuration not applied")
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+async def test_a_change_that_fails_on_a_full_disk(autojump_clock, logged, version):
+    """A change that cannot be loaded, and cannot be taken back in the registry either, is not taken for what runs: the
+    next reload that can write has the registry as it was, and tries the same text again.
+    """
+    async with serving({"m": {}}) as app:
+        before = await rows(app)
+        bad = {"m": {"handler": "b:Bad", "version": version}}
+        async with AsyncExitStack() as full:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reload, app, bad)
+                await trio.sleep(5)
+                await full.enter_async_context(full_disk(app.server.registry))
+            with pytest.raises(StateFailed):
+                await reload(app, bad)
+        assert (before, {"m/1.0": State.READY}) == (await rows(app), running(app))
+        await reload(app, bad)
+        assert (before, b"1.0 a:A") == (await rows(app), await ask(app))
+    whys = [line["why"] for line in logged if line["event"] == "configuration not applied"]
+    assert [True] * 2 == ["there are no such weights" in why for why in whys]
 
 
 async def test_a_change_of_none_that_cannot_be_loaded(autojump_clock):
