@@ -23,9 +23,9 @@ import trio
 
 from actorserve.actors import registry as jobs
 from actorserve.actors import registry_said
-from actorserve.actors.asked import Said
+from actorserve.actors.asked import Answer, Said
 from actorserve.actors.messages import ModelView, Replace, SetDefault, Spawn, State, Stop
-from actorserve.actors.registrar import Answer, Registrar
+from actorserve.actors.registrar import Registrar
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, default_of
 from actorserve.actors.reload_rules import Apply, Forget, Mark, Remove, Retire, Step, steps

@@ -6,12 +6,13 @@ row means (registry_rules.py), SQL (registry.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import trio
 
 from actorserve.actors.messages import Change, Replace, Scale, SetDefault, Spawn, Stop
 from actorserve.actors.registry_rules import Row, RowState, without_text, write_spec
+from actorserve.actors.reply import Reply
 from actorserve.errors import NoSuchModel
 
 
@@ -24,6 +25,14 @@ class Said:
 
     text: str | None
     entry: str = ""
+
+
+class Answer:
+    """What becomes of a change. `accepted`: it is durable and has begun; `done`: it is over. Both may fail."""
+
+    def __init__(self) -> None:
+        self.accepted: Reply[None] = Reply()
+        self.done: Reply[None] = Reply()
 
 
 class Turn:
@@ -41,6 +50,7 @@ class Asked:
     message: Change
     said: Said | None
     turn: Turn
+    answer: Answer = field(default_factory=Answer)
 
     @property
     def name(self) -> str:

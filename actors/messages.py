@@ -366,11 +366,15 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Drain a model version, then kill what is left after `grace_s`. The reply is given when it is gone."""
+    """Drain a model version, then kill what is left after `grace_s`. The reply is given when it is gone.
+
+    `forced`: also a default version beside others. The first of those follows.
+    """
 
     name: str
     version: str
     grace_s: float
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

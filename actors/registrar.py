@@ -20,24 +20,17 @@ import structlog
 import trio
 
 from actorserve.actors import registry as jobs
-from actorserve.actors.asked import Asked, Said, Turn, Unsettled, intended, name_of
+from actorserve.actors.asked import Answer, Asked, Said, Turn, Unsettled, intended, name_of
 from actorserve.actors.messages import Change, ModelSpec, Replace, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, RowState, read_spec, to_spawn
 from actorserve.actors.reply import Reply, fail_quietly
 from actorserve.actors.supervisor import Supervisor
-from actorserve.errors import ActorserveError, Overloaded
+from actorserve.errors import ActorserveError, Overloaded, StateFailed
 
 AT_ONCE = 1000
 log = structlog.get_logger("actorserve.registrar")
 
-
-class Answer:
-    """What becomes of a change. `accepted`: it is durable and has begun; `done`: it is over. Both may fail."""
-
-    def __init__(self) -> None:
-        self.accepted: Reply[None] = Reply()
-        self.done: Reply[None] = Reply()
 
 
 class Registrar:
@@ -89,12 +82,11 @@ class Registrar:
         """Ask for a change. Overloaded when 1,000 are under way. `said`: by config.toml; None: by the API."""
         if self._open >= AT_ONCE:
             raise Overloaded("registrar", AT_ONCE, 1.0)
-        answer = Answer()
-        self._open += 1
         assert self._nursery is not None  # noqa: S101  # narrows the type: run() has set it
         asked = Asked(message, said, self._queue(name_of(message)))
-        self._nursery.start_soon(self._carry_out, asked, answer)
-        return answer
+        self._open += 1
+        self._nursery.start_soon(self._carry_out, asked)
+        return asked.answer
 
     async def wait_settled(self, name: str, version: str) -> None:
         """Wait until a registration of this version that is under way is kept, or undone."""
@@ -112,9 +104,10 @@ class Registrar:
             if default is not None:
                 await (await self._supervisor.carry_out(SetDefault(name, default))).wait()
 
-    async def _carry_out(self, asked: Asked, answer: Answer) -> None:
+    async def _carry_out(self, asked: Asked) -> None:
+        answer = asked.answer
         try:
-            await self._change(asked, answer)
+            await self._change(asked)
             error = None
         except ActorserveError as wrong:
             error = wrong
@@ -127,21 +120,23 @@ class Registrar:
             fail_quietly(answer.accepted, error)
             answer.done.fail(error)
 
-    async def _change(self, asked: Asked, answer: Answer) -> None:
+    async def _change(self, asked: Asked) -> None:
         message, name = asked.message, asked.name
         try:
             async with self._turn(name, asked.turn):
                 version = self._supervisor.check(message)
                 if asked.is_undone_on_failure:  # before anybody can see that it is there
-                    self._waited_for[name, version] = answer.done
+                    self._waited_for[name, version] = asked.answer.done
                 intent, reply = await self._begin(asked, version)
+                if isinstance(message, Spawn | Stop) and not asked.is_undone_on_failure:
+                    self._waited_for.pop((name, version), None)  # nobody is to take away what comes after it
         except ActorserveError:
             if isinstance(message, Spawn | Replace):
                 await self._on_refused(message.model)
             raise
         if isinstance(message, Spawn):
             self._on_kept(message.model)
-        answer.accepted.set(None)
+        asked.answer.accepted.set(None)
         error: ActorserveError | None = None
         try:
             await reply.wait()
@@ -158,10 +153,10 @@ class Registrar:
                 await self._end_rollout(asked, intent, failed=failed)
             case Stop() if not failed:
                 await self._note(asked.name, _removing(intent.number))
-            case Spawn(unregister_on_failure=True) if not failed:
-                await self._finish(asked.message, intent.number)
-            case Spawn(unregister_on_failure=True):
+            case Spawn(unregister_on_failure=True) if failed:
                 await self._note(asked.name, _undoing(asked, intent.number))
+            case Spawn(unregister_on_failure=True) if asked.said is None:
+                await self._finish(asked, intent)
             case _:
                 pass
 
@@ -217,15 +212,22 @@ class Registrar:
             self._rollouts[intent.number] = Unsettled(before, asked)
         return intent, reply
 
-    async def _finish(self, message: Spawn, number: int) -> None:
-        """Commit that a model whose replicas are READY is registered; where that fails, it is not."""
-        spec = message.model
-        try:
-            async with self._turn(spec.name, self._queue(spec.name)):
+    async def _finish(self, asked: Asked, intent: jobs.Intent) -> None:
+        """Commit that a model whose replicas are READY is registered; where that fails, it is taken away again."""
+        name, version, number = asked.name, intent.after.version, intent.number
+        async with self._turn(name, self._queue(name)):
+            try:
                 await self._registry.run(partial(jobs.settle, number=number, state=RowState.REGISTERED))
-        except ActorserveError:
-            await (await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))).wait()
-            raise
+            except StateFailed as error:
+                if self._waited_for.get((name, version)) is not asked.answer.done:
+                    raise  # it was unregistered meanwhile, and may have been registered anew
+                await self._record(name, _removing(number))
+                gone = await self._supervisor.carry_out(Stop(name, version, 0.0, forced=True))
+                wrong = error
+            else:
+                return
+        await gone.wait()
+        raise wrong
 
     async def _end_rollout(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
         """Commit how it ended. What a failed one goes back to is what the last that did not fail has left."""

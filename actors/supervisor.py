@@ -452,8 +452,8 @@ class Supervisor:
     def _stoppable(self, message: Stop) -> Model:
         model = self._find(message.name, message.version)
         spec = model.spec
-        versions = [version for name, version in self._models if name == spec.name]
-        if len(versions) > 1 and self._directory.default(spec.name) == spec.version:
+        others = any(name == spec.name and version != spec.version for name, version in self._models)
+        if others and not message.forced and self._directory.default(spec.name) == spec.version:
             raise WrongState(f"version {spec.version} is the default of model {spec.name}; other versions exist")
         return model
 

@@ -438,6 +438,56 @@ async def test_a_registration_that_is_not_waited_for_is_kept(autojump_clock):
         assert (await rows(app))["m/1.0"].state is RowState.REGISTERED
 
 
+async def test_a_registration_that_cannot_be_committed_in_the_end(autojump_clock):
+    """READY, but not to be written: the caller is told, and the model is taken away, also where it is the default
+    beside others; the first of those is the default then. Its version may be registered again.
+    """
+    async with serving() as app:
+        ask = app.server.registrar.ask
+        waited = ask(Spawn(spec(version="1"), True))
+        await waited.accepted.wait()
+        await ask(Spawn(spec(version="2"))).accepted.wait()
+        await trio.sleep(5)
+        async with full_disk(app.server.registry):
+            with pytest.raises(StateFailed):
+                await waited.done.wait()
+            assert {model.spec.key: model.is_default for model in app.tree().models} == {"c/1.0": True, "m/2": True}
+            assert app.tree().leaving == ()
+        assert list(await rows(app)) == ["c/1.0", "m/2"]
+        await ask(Spawn(spec(version="1"), True)).done.wait()
+        assert list(await rows(app)) == ["c/1.0", "m/2", "m/1"]
+
+
+async def test_what_follows_one_that_cannot_be_committed_stays(autojump_clock):
+    """A registration that cannot be committed in the end, and was unregistered by then, does not take away the one that
+    has taken its place.
+    """
+    async with serving() as app:
+        ask, connection = app.server.registrar.ask, app.server.registry._connection
+        carry_out = app.server.supervisor.carry_out
+
+        async def slowly(message):
+            reply = await carry_out(message)
+            if isinstance(message, SetDefault):
+                await trio.sleep(5)  # by then the first one is READY, and the changes below are before its end
+            if isinstance(message, Spawn):
+                connection.execute("PRAGMA query_only=ON")
+            return reply
+
+        waited = ask(Spawn(spec(), True))
+        await trio.sleep(8)
+        app.server.supervisor.carry_out = slowly
+        ask(SetDefault("m", ""))
+        ask(Stop("m", "", 0))
+        new = ask(Spawn(spec()))
+        with pytest.raises(StateFailed):
+            await waited.done.wait()
+        connection.execute("PRAGMA query_only=OFF")
+        await new.done.wait()
+        assert (await rows(app))["m/1.0"].state is RowState.REGISTERED
+        assert "m/1.0" in {model.spec.key for model in app.tree().models}
+
+
 async def test_every_change_is_in_the_rows(autojump_clock):
     """Scale, SetDefault and Stop are committed when accepted; a config's model leaves its text behind, to stay away."""
     async with serving() as app:
