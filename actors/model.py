@@ -38,7 +38,11 @@ class Model:
     @property
     def alive(self) -> int:
         """How many replicas answer, or will; those of a rollout are not among them yet."""
-        return sum(child.is_alive for child in self.children.values())
+        return len(self.staff())
+
+    def staff(self) -> list[Child]:
+        """Those that answer, or will, without those of a rollout."""
+        return [child for child in self.children.values() if child.is_alive]
 
     def everyone(self) -> Iterator[Child]:
         """Every child, those of rollouts included."""
@@ -104,7 +108,7 @@ class Model:
 
     def load(self) -> Load:
         """What autoscaling decides by. Replicas that drain count no more, nor does what they have in hand."""
-        alive = [child for child in self.children.values() if child.is_alive]
+        alive = self.staff()
         failed = sum(child.state is State.FAILED for child in self.children.values())
         return Load(self.mailbox.waiting + sum(child.view().in_hand for child in alive), len(alive), failed)
 

@@ -83,7 +83,7 @@ class Registry:
         return await self._in_thread(lambda: self._transact(job))
 
     async def record(self, job: Callable[[sqlite3.Connection], object]) -> bool:
-        """Write what has happened already: what cannot be written now, as on a full disk, is with the next job that can.
+        """Write what has happened already: what cannot be written now (a full disk) is with the next job that can be.
 
         So every later job finds it written, or is not done either. Whether it is written. StateFailed: it is closed.
         """

@@ -338,7 +338,18 @@ class Supervisor:
                 await child.gone.wait()
         for child in leaving:
             child.kill()
-        await self._answer_when_ready(model, started, reply, False)
+        while True:
+            try:
+                for child in started:
+                    await child.ready.wait()
+            except ActorserveError as error:
+                if model.mailbox.closed or not child.is_leaving:
+                    reply.fail(error)
+                    return
+                started = model.staff()  # another change has followed, or a rollout has taken over
+            else:
+                reply.set(None)
+                return
 
     # --- update -------------------------------------------------------------------------------
 
