@@ -32,7 +32,6 @@ AT_ONCE = 1000
 log = structlog.get_logger("actorserve.registrar")
 
 
-
 class Registrar:
     """See the module's docstring."""
 
@@ -121,9 +120,10 @@ class Registrar:
             answer.done.fail(error)
 
     async def _change(self, asked: Asked) -> None:
-        message, name = asked.message, asked.name
+        name = asked.name
         try:
-            async with self._turn(name, asked.turn):
+            async with self._placed(asked) as placed:
+                asked, message = placed, placed.message
                 version = self._supervisor.check(message)
                 if asked.is_undone_on_failure:  # before anybody can see that it is there
                     self._waited_for[name, version] = asked.answer.done
@@ -131,8 +131,8 @@ class Registrar:
                 if isinstance(message, Spawn | Stop) and not asked.is_undone_on_failure:
                     self._waited_for.pop((name, version), None)  # nobody is to take away what comes after it
         except ActorserveError:
-            if isinstance(message, Spawn | Replace):
-                await self._on_refused(message.model)
+            if isinstance(asked.message, Spawn | Replace):
+                await self._on_refused(asked.message.model)
             raise
         if isinstance(message, Spawn):
             self._on_kept(message.model)
@@ -187,6 +187,24 @@ class Registrar:
             turn.over.set()
             if self._last.get(name) is turn:
                 del self._last[name]
+
+    @asynccontextmanager
+    async def _placed(self, asked: Asked) -> AsyncIterator[Asked]:
+        """A change in its turn, and as what it is by then: an entry that config.toml has is a registration or, where
+        its version is there, a change of that. It waits for what the API registers, and is what that leaves.
+        """
+        while True:
+            async with self._turn(asked.name, asked.turn):
+                if asked.said is None or not isinstance(asked.message, Spawn):
+                    yield asked
+                    return
+                spec = asked.message.model
+                if (spec.name, spec.version) not in self._waited_for:
+                    is_there = self._supervisor.has(spec.name, spec.version)
+                    yield replace(asked, message=Replace(spec)) if is_there else asked
+                    return
+            await self.wait_settled(spec.name, spec.version)
+            asked = replace(asked, turn=self._queue(asked.name))
 
     async def _begin(self, asked: Asked, version: str) -> tuple[jobs.Intent, Reply[None]]:
         """Commit the intent and have the supervisor begin. Refused after all: it is taken back."""

@@ -137,6 +137,10 @@ class Supervisor:
             case Scale() | SetDefault():
                 return self._find(message.name, message.version).spec.version
 
+    def has(self, name: str, version: str) -> bool:
+        """Whether a version is registered, and does not leave."""
+        return (name, version) in self._models
+
     def note_failed_rollout(self, name: str, version: str, why: str) -> None:
         """Have the tree say of a version why what was to take its place could not."""
         model = self._models.get((name, version))

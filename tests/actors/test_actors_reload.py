@@ -517,6 +517,33 @@ async def test_a_registration_that_begins_as_its_entry_comes(autojump_clock, mon
         await agree(app, parsed({"m": {"handler": handler}}))
 
 
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("handler", ["api:Own", "api:Bad"])
+async def test_a_registration_that_is_queued(autojump_clock, logged, monkeypatch, handler, waits):
+    """An entry whose version the API is to register once another change of the model has begun takes it over, however
+    that ends: the reload waits for its turn, and is what it finds then.
+    """
+    async with serving({}) as app:
+        carry_out = app.server.supervisor.carry_out
+
+        async def slowly(message):
+            reply = await carry_out(message)
+            await trio.sleep(1)
+            return reply
+
+        monkeypatch.setattr(app.server.supervisor, "carry_out", slowly)
+        ask_for = app.server.registrar.ask
+        ask_for(Spawn(ModelSpec("m", "2.0", "api:Own", Path("/"))))
+        answer = ask_for(Spawn(ModelSpec("m", "1.0", handler, Path("/")), unregister_on_failure=waits))
+        await trio.sleep(0.5)
+        assert {"m/2.0"} == set(running(app))
+        await reload(app, {"m": {"handler": "b:B"}})
+        assert answer.done.is_set
+        assert (b"1.0 b:B", b"2.0 api:Own") == (await ask(app, version="1.0"), await ask(app))
+        await agree(app, parsed({"m": {"handler": "b:B"}}))
+    assert [] == told(logged, "configuration not applied")
+
+
 async def test_a_rollout_that_config_does_not_ask_for(autojump_clock):
     """Replace by the registrar alone: the row is the API's and says what runs, before and after, failed or not."""
     async with serving({"m": {}}) as app:
