@@ -139,6 +139,19 @@ def to_toml(translation: Translation, title: str) -> str:
     return tomlkit.dumps(document)
 
 
+def without(translation: Translation, broken: Mapping[str, ConfigError]) -> Translation:
+    """A translation without models that are broken, by their keys; the notes name each file and say why."""
+    models = dict(translation.content.get("models", {}))
+    notes = []
+    for entry, error in broken.items():
+        key = error.key.removeprefix(f"models.{entry}").removeprefix(".")
+        file = Path(models.pop(entry)["source"]).name
+        notes.append(f"load_models: {file} is left out: {ConfigError(key, error.text)}")
+    content = {key: table for key, table in translation.content.items() if key != "models"}
+    content |= {"models": models} if models else {}
+    return replace(translation, content=content, notes=(*translation.notes, *notes), optional=frozenset(models))
+
+
 def _line(text: str) -> str:
     """A text that fits behind a "#"."""
     return "".join(character if character.isprintable() else " " for character in text)
