@@ -2,7 +2,7 @@
 
 It looks every second, and at once when a model without replicas is asked. What was asked and answered between
 two looks counts as one request ongoing, so a model in use is never taken for an idle one.
-What must not live here: the decision (autoscaling.py), starting and draining replicas (supervisor.py).
+What must not live here: the decision (autoscaling.py), starting and draining replicas (staffing.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It runs incarnations (succession.py), asks supervision.judge what an end means, and does that. Its state, counts
 and reasons are what the tree shows. What must not live here: the decision (supervision.py), the worker
-(model_actor.py), the other children (supervisor.py).
+(model_actor.py), the other children (staffing.py).
 """
 
 from __future__ import annotations

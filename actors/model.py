@@ -1,6 +1,6 @@
 """One model version in the supervisor's hands: its spec, its mailbox, its children, and what they are together.
 
-What must not live here: starting, scaling and stopping children (supervisor.py).
+What must not live here: starting, scaling and stopping children (staffing.py, retiring.py).
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Model:
     def staff(self) -> list[Child]:
         """Those that answer, or will, without those of a rollout."""
         return [child for child in self.children.values() if child.is_alive]
+
+    def forget_failed(self) -> None:
+        """Let go of the children that are FAILED: what is started from now on may have their places."""
+        for index in [index for index, child in self.children.items() if child.state is State.FAILED]:
+            del self.children[index]
 
     def everyone(self) -> Iterator[Child]:
         """Every child, those of rollouts included."""
