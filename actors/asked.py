@@ -1,11 +1,13 @@
 """A change that the registrar is asked for: who says so, when its turn is, and the row that says what is to be.
 
-Purely but for the turns, which are awaited elsewhere. What must not live here: carrying it out (registrar.py), what a
-row means (registry_rules.py), SQL (registry.py).
+Pure but for the turns. What must not live here: carrying it out (registrar.py), what a row means (registry_rules.py),
+SQL (registry.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -41,6 +43,32 @@ class Turn:
     def __init__(self, before: Turn | None) -> None:
         self.before = before
         self.over = trio.Event()
+
+
+class Turns:
+    """One change of a model at a time, in the order in which they were asked."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Turn] = {}
+
+    def queue(self, name: str) -> Turn:
+        """Join the queue of a model's changes, at its end."""
+        turn = self._last[name] = Turn(self._last.get(name))
+        return turn
+
+    @asynccontextmanager
+    async def take(self, name: str, turn: Turn | None = None) -> AsyncIterator[None]:
+        """Wait for a turn, then have it; without one, from the end of the queue."""
+        turn = self.queue(name) if turn is None else turn
+        try:
+            if turn.before is not None:
+                await turn.before.over.wait()
+                turn.before = None
+            yield
+        finally:
+            turn.over.set()
+            if self._last.get(name) is turn:
+                del self._last[name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from actorserve.actors import registry as jobs
-from actorserve.actors.asked import Answer, Asked, Said, Turn, Unsettled, intended, name_of
+from actorserve.actors.asked import Answer, Asked, Said, Turns, Unsettled, intended, name_of
 from actorserve.actors.messages import Change, ModelSpec, Replace, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, RowState, read_spec, to_spawn
@@ -52,7 +52,7 @@ class Registrar:
         self._on_refused = on_refused
         self._on_kept = on_kept
         self.dropped: list[ModelSpec] = []
-        self._last: dict[str, Turn] = {}
+        self._turns = Turns()
         self._rollouts: dict[int, Unsettled] = {}  # by the row's id
         self._waited_for: dict[tuple[str, str], Reply[None]] = {}  # registrations that are undone if they fail
         self._open = 0
@@ -82,7 +82,7 @@ class Registrar:
         if self._open >= AT_ONCE:
             raise Overloaded("registrar", AT_ONCE, 1.0)
         assert self._nursery is not None  # noqa: S101  # narrows the type: run() has set it
-        asked = Asked(message, said, self._queue(name_of(message)))
+        asked = Asked(message, said, self._turns.queue(name_of(message)))
         self._open += 1
         self._nursery.start_soon(self._carry_out, asked)
         return asked.answer
@@ -98,7 +98,7 @@ class Registrar:
 
         StateFailed: nothing was changed.
         """
-        async with self._turn(name, self._queue(name)):
+        async with self._turns.take(name):
             default = await self._registry.run(job)
             if default is not None:
                 await (await self._supervisor.carry_out(SetDefault(name, default))).wait()
@@ -162,7 +162,7 @@ class Registrar:
 
     async def _note(self, name: str, job: Callable[[sqlite3.Connection], object]) -> None:
         """As `_record`, in a turn of its own."""
-        async with self._turn(name, self._queue(name)):
+        async with self._turns.take(name):
             await self._record(name, job)
 
     async def _record(self, name: str, job: Callable[[sqlite3.Connection], object]) -> None:
@@ -170,31 +170,13 @@ class Registrar:
         if not await self._registry.record(job):
             log.error("registry not written, it will be with its next change", model=name)
 
-    def _queue(self, name: str) -> Turn:
-        """Join the queue of a model's changes, at its end."""
-        turn = self._last[name] = Turn(self._last.get(name))
-        return turn
-
-    @asynccontextmanager
-    async def _turn(self, name: str, turn: Turn) -> AsyncIterator[None]:
-        """One change of a model at a time, in the order in which they were asked."""
-        try:
-            if turn.before is not None:
-                await turn.before.over.wait()
-                turn.before = None
-            yield
-        finally:
-            turn.over.set()
-            if self._last.get(name) is turn:
-                del self._last[name]
-
     @asynccontextmanager
     async def _placed(self, asked: Asked) -> AsyncIterator[Asked]:
         """A change in its turn, and as what it is by then: an entry that config.toml has is a registration or, where
         its version is there, a change of that. It waits for what the API registers, and is what that leaves.
         """
         while True:
-            async with self._turn(asked.name, asked.turn):
+            async with self._turns.take(asked.name, asked.turn):
                 if asked.said is None or not isinstance(asked.message, Spawn):
                     yield asked
                     return
@@ -204,7 +186,7 @@ class Registrar:
                     yield replace(asked, message=Replace(spec)) if is_there else asked
                     return
             await self.wait_settled(spec.name, spec.version)
-            asked = replace(asked, turn=self._queue(asked.name))
+            asked = replace(asked, turn=self._turns.queue(asked.name))
 
     async def _begin(self, asked: Asked, version: str) -> tuple[jobs.Intent, Reply[None]]:
         """Commit the intent and have the supervisor begin. Refused after all: it is taken back."""
@@ -233,7 +215,7 @@ class Registrar:
     async def _finish(self, asked: Asked, intent: jobs.Intent) -> None:
         """Commit that a model whose replicas are READY is registered; where that fails, it is taken away again."""
         name, version, number = asked.name, intent.after.version, intent.number
-        async with self._turn(name, self._queue(name)):
+        async with self._turns.take(name):
             try:
                 await self._registry.run(partial(jobs.settle, number=number, state=RowState.REGISTERED))
             except StateFailed as error:
@@ -249,7 +231,7 @@ class Registrar:
 
     async def _end_rollout(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
         """Commit how it ended. What a failed one goes back to is what the last that did not fail has left."""
-        async with self._turn(asked.name, self._queue(asked.name)):
+        async with self._turns.take(asked.name):
             unsettled = self._rollouts.get(intent.number)
             if unsettled is None:  # one that followed has ended before
                 return

@@ -172,6 +172,7 @@ class Registry:
         if self._owed:
             with suppress(StateFailed):  # the next start puts right what is not finished
                 self._transact(lambda _: None)
+            self._owed.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
