@@ -542,7 +542,7 @@ async def test_registered_anew_while_the_old_one_drains(autojump_clock):
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(("spawn", "wait", "bad", "scale", "stop", "default", "sleep")),
+            st.sampled_from(("spawn", "wait", "bad", "scale", "stop", "default", "sleep", "full")),
             st.sampled_from("12"),
             st.integers(0, 3),
         ),
@@ -550,7 +550,9 @@ async def test_registered_anew_while_the_old_one_drains(autojump_clock):
     )
 )
 def test_rows_and_models_agree(changes):
-    """After any changes at once, what a start would spawn is what runs: versions, defaults, worker counts."""
+    """After any changes at once, on a disk that is full for a while or not, what a start would spawn is what runs:
+    versions, defaults, worker counts.
+    """
 
     async def life():
         async with serving() as app:
@@ -559,6 +561,9 @@ def test_rows_and_models_agree(changes):
                 match what:
                     case "sleep":
                         await trio.sleep(count * 4)
+                    case "full":
+                        async with full_disk(app.server.registry):
+                            await trio.sleep(count * 4)
                     case "scale":
                         ask(Scale("m", version, count, 3))
                     case "stop":
