@@ -23,8 +23,9 @@ import trio
 
 from actorserve.actors import registry as jobs
 from actorserve.actors import registry_said
-from actorserve.actors.messages import ModelView, Replace, SetDefault, Spawn, State, Stop
-from actorserve.actors.registrar import Answer, Registrar, Said
+from actorserve.actors.asked import Answer, Said
+from actorserve.actors.messages import ModelView, SetDefault, Spawn, State, Stop
+from actorserve.actors.registrar import Registrar
 from actorserve.actors.registry import Registry
 from actorserve.actors.registry_rules import Entry, default_of
 from actorserve.actors.reload_rules import Apply, Forget, Mark, Remove, Retire, Step, steps
@@ -81,11 +82,7 @@ class Applying:
 
     async def _apply(self, step: Apply, begun: trio.Event) -> None:
         spec, said = step.entry.spec, Said(step.entry.text, step.called)
-        await self._registrar.wait_settled(spec.name, spec.version)
-        if self._is_there(spec.name, spec.version):
-            answer = self._registrar.ask(Replace(spec), said)
-        else:
-            answer = self._registrar.ask(Spawn(spec, unregister_on_failure=bool(step.replaces)), said)
+        answer = self._registrar.ask(Spawn(spec, unregister_on_failure=bool(step.replaces)), said)
         await answer.accepted.wait()
         over = self._under_way[spec.name, spec.version] = trio.Event()
         begun.set()

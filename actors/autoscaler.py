@@ -2,7 +2,7 @@
 
 It looks every second, and at once when a model without replicas is asked. What was asked and answered between
 two looks counts as one request ongoing, so a model in use is never taken for an idle one.
-What must not live here: the decision (autoscaling.py), starting and draining replicas (supervisor.py).
+What must not live here: the decision (autoscaling.py), starting and draining replicas (staffing.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 import trio
 
-from actorserve.actors.autoscaling import Average, Held, Load, Policy, decide
+from actorserve.actors.autoscaling import Average, Held, Load, Policy, decide, turned_away
 from actorserve.actors.mailbox import Mailbox
 from actorserve.actors.messages import ModelSpec
 
@@ -53,10 +53,15 @@ M = TypeVar("M", bound=Scaled)
 
 @dataclass(slots=True)
 class Seen:
-    """What is remembered of a model between two looks. `asked`: how often it was asked by then."""
+    """What is remembered of a model between two looks. `asked`, `refused`: how often it was, by then.
+
+    `turned_away`: how many of those who were refused count as waiting.
+    """
 
     held: Held | None = None
     asked: int = 0
+    refused: int = 0
+    turned_away: float = 0
     average: Average = field(default_factory=Average)
 
 
@@ -85,15 +90,15 @@ class Autoscaler(Generic[M]):
                 await self._woken.wait()
 
     def _look(self, model: M) -> None:
-        seen = self._seen.setdefault(model.mailbox, Seen())
         load, policy, now = model.load(), policy_of(model.spec), trio.current_time()
-        if model.mailbox.asked != seen.asked:
-            load = replace(load, ongoing=max(load.ongoing, 1))
+        known = self._seen.get(model.mailbox)
+        seen = self._seen[model.mailbox] = known or Seen(refused=model.mailbox.refused if load.replicas else 0)
+        load = replace(load, ongoing=self._ongoing(model.mailbox, load, seen))
         average = seen.average.add(load.ongoing, now, policy.look_back_period_s)
         if load.replicas:  # from zero the first request counts at once
             load = replace(load, ongoing=average)
         decision = decide(policy, load, seen.held, now)
-        seen.held, seen.asked = decision.held, model.mailbox.asked
+        seen.held = decision.held
         if decision.target != load.replicas:
             log.info(
                 "model scales",
@@ -103,6 +108,15 @@ class Autoscaler(Generic[M]):
                 reason=decision.reason,
             )
             self._resize(model, decision.target)
+
+    def _ongoing(self, mailbox: Mailbox, load: Load, seen: Seen) -> float:
+        """What is ongoing, with what was asked since the last look, answered or refused."""
+        is_used = mailbox.asked != seen.asked
+        refused = mailbox.refused - seen.refused
+        idle = min(len(mailbox.idle) / load.replicas, 1) if load.replicas else 0
+        seen.turned_away = turned_away(seen.turned_away, refused, idle=idle, most=mailbox.limit)
+        seen.asked, seen.refused = mailbox.asked, mailbox.refused
+        return max(load.ongoing + seen.turned_away, int(is_used))
 
 
 def may_scale(spec: ModelSpec) -> bool:

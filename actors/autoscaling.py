@@ -13,6 +13,8 @@ The rules (the formula and the names are Ray Serve's):
 7. What is outside the bounds (they have changed) comes back inside at once.
 8. A FAILED replica keeps its place: nothing is started in its stead (design §4), and while one is FAILED the last
    that works stays. Where all are FAILED nothing is done.
+9. Where none waits (job tickets) one that is refused counts as one that waits would, up to what a queue would hold.
+   At each look a quarter of them is forgotten where every worker is idle; where only some are, that part of it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from dataclasses import dataclass
 
 ROUNDING = 1e-9
 """An average that is a whole number but for floating point is that number."""
+FORGOTTEN, FEWEST = 0.25, 0.5
+"""What is forgotten at a look of those who were refused, and the fewest that still count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,15 @@ class Average:
         spans = [(end - max(start, begin), value) for start, end, value in self._spans]
         total = sum(length for length, _ in spans)
         return sum(length * value for length, value in spans) / total if total else ongoing
+
+
+def turned_away(counted: float, refused: int, *, idle: float, most: int) -> float:
+    """How many count as waiting that were refused (rule 9): so many did at the last look, `refused` have come since.
+
+    `idle`: the part of the workers that are.
+    """
+    kept = counted * (1 - FORGOTTEN * idle)
+    return min((kept if kept >= FEWEST else 0) + refused, most)
 
 
 def decide(policy: Policy, load: Load, held: Held | None, now: float) -> Decision:

@@ -2,7 +2,7 @@
 
 It runs incarnations (succession.py), asks supervision.judge what an end means, and does that. Its state, counts
 and reasons are what the tree shows. What must not live here: the decision (supervision.py), the worker
-(model_actor.py), the other children (supervisor.py).
+(model_actor.py), the other children (staffing.py).
 """
 
 from __future__ import annotations
@@ -72,12 +72,17 @@ class Child:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it answers, or will."""
-        return self.state in ALIVE
+        """Whether it answers, or will. One that is to end before it was READY is none, from then on."""
+        return self.state in ALIVE and not self.is_leaving
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was told to end."""
+        return self._stop.is_set()
 
     @property
     def _is_stopping(self) -> bool:
-        return self._stop.is_set() or self._mailbox.closed
+        return self.is_leaving or self._mailbox.closed
 
     async def control(self, content: Mapping[str, Any]) -> None:
         """Have its worker do something, where it has one: see `Incarnation.control`."""
@@ -98,7 +103,7 @@ class Child:
         if self.state in (State.READY, State.DRAINING):  # one that retires may have to be quicker now
             self._change(State.DRAINING)
             finish()
-        elif self.is_alive:
+        elif self.state in ALIVE:
             self.kill()
 
     def kill(self) -> None:

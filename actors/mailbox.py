@@ -55,7 +55,8 @@ class Mailbox:
         self.capabilities: Capabilities | None = None
         self.closed = False
         self.refusal: Callable[[], ActorserveError] | None = None
-        self.asked = 0  # how often, refusals not counted (but those that a replica is started for)
+        self.asked = 0  # how often, refusals not counted
+        self.refused = 0  # how often for want of a ticket
         self.on_ask: Callable[[], None] | None = None  # called after each ask, where nobody takes as yet
         self._numbers = count()
         self._tickets = tickets
@@ -114,8 +115,8 @@ class Mailbox:
         plain = self._claims is None and PRIORITY not in message.metadata
         waiting = self.batch_lane.count + self.stream_lane.count
         if self._tickets and waiting >= len(self.idle):
+            self.refused += 1
             if self.on_ask is not None:  # nobody is there, but may come: for the next one who asks
-                self.asked += 1
                 self.on_ask()
             raise Overloaded(self.name, 0, self._drained.retry_after(waiting + 1, now))
         if plain and waiting < self.limit:

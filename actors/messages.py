@@ -109,11 +109,15 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Drain a model version, then kill what is left after `grace_s`. The reply is given when it is gone."""
+    """Drain a model version, then kill what is left after `grace_s`. The reply is given when it is gone.
+
+    `forced`: also a default version beside others. The first of those follows.
+    """
 
     name: str
     version: str
     grace_s: float
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,10 @@ class SetDefault:
 
     name: str
     version: str
+
+
+Change = Spawn | Replace | Scale | Stop | SetDefault
+"""What the registrar commits before the supervisor does it."""
 
 
 @dataclass(frozen=True, slots=True)

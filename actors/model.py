@@ -1,6 +1,6 @@
 """One model version in the supervisor's hands: its spec, its mailbox, its children, and what they are together.
 
-What must not live here: starting, scaling and stopping children (supervisor.py).
+What must not live here: starting, scaling and stopping children (staffing.py, retiring.py).
 """
 
 from __future__ import annotations
@@ -38,7 +38,16 @@ class Model:
     @property
     def alive(self) -> int:
         """How many replicas answer, or will; those of a rollout are not among them yet."""
-        return sum(child.is_alive for child in self.children.values())
+        return len(self.staff())
+
+    def staff(self) -> list[Child]:
+        """Those that answer, or will, without those of a rollout."""
+        return [child for child in self.children.values() if child.is_alive]
+
+    def forget_failed(self) -> None:
+        """Let go of the children that are FAILED: what is started from now on may have their places."""
+        for index in [index for index, child in self.children.items() if child.state is State.FAILED]:
+            del self.children[index]
 
     def everyone(self) -> Iterator[Child]:
         """Every child, those of rollouts included."""
@@ -104,7 +113,7 @@ class Model:
 
     def load(self) -> Load:
         """What autoscaling decides by. Replicas that drain count no more, nor does what they have in hand."""
-        alive = [child for child in self.children.values() if child.is_alive]
+        alive = self.staff()
         failed = sum(child.state is State.FAILED for child in self.children.values())
         return Load(self.mailbox.waiting + sum(child.view().in_hand for child in alive), len(alive), failed)
 

@@ -4,7 +4,8 @@
 
 A change runs in the registrar's nursery: a client's cancel or deadline ends the answer, never the change. What the
 supervisor refuses after all is taken back in the registry. What a killed server leaves is put right by the next
-start (`begin`), by registry_rules.py. What must not live here: SQL (registry.py), how a model starts or ends.
+start (`begin`), by registry_rules.py. What must not live here: SQL (registry.py), what a change makes of a row
+(asked.py), how a model starts or ends.
 """
 
 from __future__ import annotations
@@ -12,49 +13,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import structlog
 import trio
 
 from actorserve.actors import registry as jobs
-from actorserve.actors.messages import ModelSpec, Replace, Scale, SetDefault, Spawn, Stop
+from actorserve.actors.asked import Answer, Asked, Said, Turns, Unsettled, intended, name_of
+from actorserve.actors.messages import Change, ModelSpec, Replace, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry
-from actorserve.actors.registry_rules import Entry, Row, RowState, read_spec, to_spawn, without_text, write_spec
+from actorserve.actors.registry_rules import Entry, RowState, read_spec, to_spawn
 from actorserve.actors.reply import Reply, fail_quietly
-from actorserve.actors.supervisor import Change, Supervisor
-from actorserve.errors import ActorserveError, NoSuchModel, Overloaded
+from actorserve.actors.supervisor import Supervisor
+from actorserve.errors import ActorserveError, Overloaded, StateFailed
 
 AT_ONCE = 1000
 log = structlog.get_logger("actorserve.registrar")
-
-
-class Answer:
-    """What becomes of a change. `accepted`: it is durable and has begun; `done`: it is over. Both may fail."""
-
-    def __init__(self) -> None:
-        self.accepted: Reply[None] = Reply()
-        self.done: Reply[None] = Reply()
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A change that config.toml asks for. `text`: that of its entry; None where it has no entry any more.
-
-    `entry`: the entry's key, where that is not the model's name.
-    """
-
-    text: str | None
-    entry: str = ""
-
-
-class Turn:
-    """A place in the queue of one model's changes."""
-
-    def __init__(self, before: Turn | None) -> None:
-        self.before = before
-        self.over = trio.Event()
 
 
 class Registrar:
@@ -77,7 +52,7 @@ class Registrar:
         self._on_refused = on_refused
         self._on_kept = on_kept
         self.dropped: list[ModelSpec] = []
-        self._last: dict[str, Turn] = {}
+        self._turns = Turns()
         self._rollouts: dict[int, Unsettled] = {}  # by the row's id
         self._waited_for: dict[tuple[str, str], Reply[None]] = {}  # registrations that are undone if they fail
         self._open = 0
@@ -106,12 +81,11 @@ class Registrar:
         """Ask for a change. Overloaded when 1,000 are under way. `said`: by config.toml; None: by the API."""
         if self._open >= AT_ONCE:
             raise Overloaded("registrar", AT_ONCE, 1.0)
-        answer = Answer()
-        self._open += 1
         assert self._nursery is not None  # noqa: S101  # narrows the type: run() has set it
-        asked = Asked(message, said, self._queue(_name(message)))
-        self._nursery.start_soon(self._carry_out, asked, answer)
-        return answer
+        asked = Asked(message, said, self._turns.queue(name_of(message)))
+        self._open += 1
+        self._nursery.start_soon(self._carry_out, asked)
+        return asked.answer
 
     async def wait_settled(self, name: str, version: str) -> None:
         """Wait until a registration of this version that is under way is kept, or undone."""
@@ -124,14 +98,15 @@ class Registrar:
 
         StateFailed: nothing was changed.
         """
-        async with self._turn(name, self._queue(name)):
+        async with self._turns.take(name):
             default = await self._registry.run(job)
             if default is not None:
                 await (await self._supervisor.carry_out(SetDefault(name, default))).wait()
 
-    async def _carry_out(self, asked: Asked, answer: Answer) -> None:
+    async def _carry_out(self, asked: Asked) -> None:
+        answer = asked.answer
         try:
-            await self._change(asked, answer)
+            await self._change(asked)
             error = None
         except ActorserveError as wrong:
             error = wrong
@@ -144,21 +119,24 @@ class Registrar:
             fail_quietly(answer.accepted, error)
             answer.done.fail(error)
 
-    async def _change(self, asked: Asked, answer: Answer) -> None:
-        message, name = asked.message, asked.name
+    async def _change(self, asked: Asked) -> None:
+        name = asked.name
         try:
-            async with self._turn(name, asked.turn):
+            async with self._placed(asked) as placed:
+                asked, message = placed, placed.message
                 version = self._supervisor.check(message)
                 if asked.is_undone_on_failure:  # before anybody can see that it is there
-                    self._waited_for[name, version] = answer.done
+                    self._waited_for[name, version] = asked.answer.done
                 intent, reply = await self._begin(asked, version)
+                if isinstance(message, Spawn | Stop) and not asked.is_undone_on_failure:
+                    self._waited_for.pop((name, version), None)  # nobody is to take away what comes after it
         except ActorserveError:
-            if isinstance(message, Spawn | Replace):
-                await self._on_refused(message.model)
+            if isinstance(asked.message, Spawn | Replace):
+                await self._on_refused(asked.message.model)
             raise
         if isinstance(message, Spawn):
             self._on_kept(message.model)
-        answer.accepted.set(None)
+        asked.answer.accepted.set(None)
         error: ActorserveError | None = None
         try:
             await reply.wait()
@@ -170,39 +148,45 @@ class Registrar:
 
     async def _over(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
         """Commit what a change has come to, where its intent did not say all."""
-        message, name = asked.message, asked.name
-        match message:
+        match asked.message:
             case Replace():
                 await self._end_rollout(asked, intent, failed=failed)
             case Stop() if not failed:
-                await self._settle(name, intent.number, RowState.REMOVED)
-            case Spawn(unregister_on_failure=True) if not failed:
-                await self._finish(message, intent.number)
-            case Spawn(unregister_on_failure=True) if asked.said is not None:
-                async with self._turn(name, self._queue(name)):
-                    await self._registry.run(partial(jobs.take_back, number=intent.number, before=None))
-            case Spawn(unregister_on_failure=True):
-                await self._settle(name, intent.number, RowState.REMOVED)
+                await self._note(asked.name, _removing(intent.number))
+            case Spawn(unregister_on_failure=True) if failed:
+                await self._note(asked.name, _undoing(asked, intent.number))
+            case Spawn(unregister_on_failure=True) if asked.said is None:
+                await self._finish(asked, intent)
             case _:
                 pass
 
-    def _queue(self, name: str) -> Turn:
-        """Join the queue of a model's changes, at its end."""
-        turn = self._last[name] = Turn(self._last.get(name))
-        return turn
+    async def _note(self, name: str, job: Callable[[sqlite3.Connection], object]) -> None:
+        """As `_record`, in a turn of its own."""
+        async with self._turns.take(name):
+            await self._record(name, job)
+
+    async def _record(self, name: str, job: Callable[[sqlite3.Connection], object]) -> None:
+        """Have the registry say what has happened, now or with its next change. The caller has the turn."""
+        if not await self._registry.record(job):
+            log.error("registry not written, it will be with its next change", model=name)
 
     @asynccontextmanager
-    async def _turn(self, name: str, turn: Turn) -> AsyncIterator[None]:
-        """One change of a model at a time, in the order in which they were asked."""
-        try:
-            if turn.before is not None:
-                await turn.before.over.wait()
-                turn.before = None
-            yield
-        finally:
-            turn.over.set()
-            if self._last.get(name) is turn:
-                del self._last[name]
+    async def _placed(self, asked: Asked) -> AsyncIterator[Asked]:
+        """A change in its turn, and as what it is by then: an entry that config.toml has is a registration or, where
+        its version is there, a change of that. It waits for what the API registers, and is what that leaves.
+        """
+        while True:
+            async with self._turns.take(asked.name, asked.turn):
+                if asked.said is None or not isinstance(asked.message, Spawn):
+                    yield asked
+                    return
+                spec = asked.message.model
+                if (spec.name, spec.version) not in self._waited_for:
+                    is_there = self._supervisor.has(spec.name, spec.version)
+                    yield replace(asked, message=Replace(spec)) if is_there else asked
+                    return
+            await self.wait_settled(spec.name, spec.version)
+            asked = replace(asked, turn=self._turns.queue(asked.name))
 
     async def _begin(self, asked: Asked, version: str) -> tuple[jobs.Intent, Reply[None]]:
         """Commit the intent and have the supervisor begin. Refused after all: it is taken back."""
@@ -211,7 +195,7 @@ class Registrar:
             jobs.intend,
             name=name,
             version=version,
-            become=partial(_intended, message, asked.said),
+            become=partial(intended, message, asked.said),
             choose=isinstance(message, SetDefault),
         )
         intent = await self._registry.run(job)
@@ -220,7 +204,7 @@ class Registrar:
         try:
             reply = await self._supervisor.carry_out(message)
         except ActorserveError:
-            await self._registry.run(partial(jobs.restore, name=name, rows=intent.before, default=intent.chosen))
+            await self._record(name, partial(jobs.restore, name=name, rows=intent.before, default=intent.chosen))
             raise
         if isinstance(message, Replace):
             known = self._rollouts.get(intent.number)
@@ -228,86 +212,43 @@ class Registrar:
             self._rollouts[intent.number] = Unsettled(before, asked)
         return intent, reply
 
-    async def _finish(self, message: Spawn, number: int) -> None:
-        """Commit that a model whose replicas are READY is registered; where that fails, it is not."""
-        spec = message.model
-        try:
-            await self._settle(spec.name, number, RowState.REGISTERED)
-        except ActorserveError:
-            await (await self._supervisor.carry_out(Stop(spec.name, spec.version, 0.0))).wait()
-            raise
+    async def _finish(self, asked: Asked, intent: jobs.Intent) -> None:
+        """Commit that a model whose replicas are READY is registered; where that fails, it is taken away again."""
+        name, version, number = asked.name, intent.after.version, intent.number
+        async with self._turns.take(name):
+            try:
+                await self._registry.run(partial(jobs.settle, number=number, state=RowState.REGISTERED))
+            except StateFailed as error:
+                if self._waited_for.get((name, version)) is not asked.answer.done:
+                    raise  # it was unregistered meanwhile, and may have been registered anew
+                await self._record(name, _removing(number))
+                gone = await self._supervisor.carry_out(Stop(name, version, 0.0, forced=True))
+                wrong = error
+            else:
+                return
+        await gone.wait()
+        raise wrong
 
     async def _end_rollout(self, asked: Asked, intent: jobs.Intent, *, failed: bool) -> None:
         """Commit how it ended. What a failed one goes back to is what the last that did not fail has left."""
-        async with self._turn(asked.name, self._queue(asked.name)):
+        async with self._turns.take(asked.name):
             unsettled = self._rollouts.get(intent.number)
             if unsettled is None:  # one that followed has ended before
                 return
             if unsettled.latest is asked:
                 del self._rollouts[intent.number]
                 if failed:
-                    await self._registry.run(partial(jobs.take_back, number=intent.number, before=unsettled.before))
+                    job = partial(jobs.take_back, number=intent.number, before=unsettled.before)
+                    await self._record(asked.name, job)
             elif not failed:
                 unsettled.before = intent.after
 
-    async def _settle(self, name: str, number: int, state: RowState) -> None:
-        async with self._turn(name, self._queue(name)):
-            await self._registry.run(partial(jobs.settle, number=number, state=state))
+
+def _removing(number: int) -> Callable[[sqlite3.Connection], None]:
+    """The job that says that an unregistration is over."""
+    return partial(jobs.settle, number=number, state=RowState.REMOVED)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A change in its turn."""
-
-    message: Change
-    said: Said | None
-    turn: Turn
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return _name(self.message)
-
-    @property
-    def is_undone_on_failure(self) -> bool:
-        """Whether a model that cannot be loaded is not registered."""
-        return isinstance(self.message, Spawn) and self.message.unregister_on_failure
-
-
-@dataclass(slots=True)
-class Unsettled:
-    """A row whose rollout is under way: what it goes back to if that fails, and the latest change of it."""
-
-    before: Row
-    latest: Asked
-
-
-def _name(message: Change) -> str:
-    return message.model.name if isinstance(message, Spawn | Replace) else message.name
-
-
-def _intended(message: Change, said: Said | None, row: Row | None) -> Row:
-    """The row that says what is to be."""
-    if isinstance(message, Spawn | Replace) and said is not None:
-        lives = row is not None and row.state is RowState.REGISTERED
-        row = row if row is not None and lives else Row(0, message.model.name, message.model.version)
-        return replace(row, spec=None, text=said.text, workers=None, entry=said.entry)
-    if isinstance(message, Spawn):
-        spec = message.model
-        # nobody is told of one that is waited for until it is READY; of the others they are now
-        state = RowState.PENDING if message.unregister_on_failure else RowState.REGISTERED
-        row = Row(0, spec.name, spec.version) if row is None else row
-        return replace(row, id=0, state=state, spec=write_spec(spec), workers=None)
-    if isinstance(message, Replace):
-        if row is None:
-            raise NoSuchModel(message.model.name, message.model.version)
-        return replace(row, spec=write_spec(message.model), workers=None)
-    if row is None:
-        raise NoSuchModel(message.name, message.version)
-    match message:
-        case Scale(workers_min=least, workers_max=most):
-            return replace(row, workers=(least, most))
-        case Stop():
-            return replace(row if said is None else without_text(row), state=RowState.LEAVING)
-        case SetDefault():
-            return row
+def _undoing(asked: Asked, number: int) -> Callable[[sqlite3.Connection], None]:
+    """The job that says that a registration which was waited for has come to nothing."""
+    return _removing(number) if asked.said is None else partial(jobs.take_back, number=number, before=None)

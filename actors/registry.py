@@ -59,6 +59,7 @@ class Registry:
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
         self._lock: int | None = None
+        self._owed: list[Callable[[sqlite3.Connection], object]] = []  # jobs of `record` that are still to be written
 
     async def open(self) -> None:
         """Lock the folder and open the tables. StartFailed names who holds it, or what is wrong with it. Idempotent."""
@@ -80,6 +81,14 @@ class Registry:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         return await self._in_thread(lambda: self._transact(job))
+
+    async def record(self, job: Callable[[sqlite3.Connection], object]) -> bool:
+        """Write what has happened already: what cannot be written now (a full disk) is with the next job that can be.
+
+        So every later job finds it written, or is not done either. Whether it is written. StateFailed: it is closed.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return await self._in_thread(lambda: self._record(job))
 
     async def close(self) -> None:
         """Finish what was asked, close the file, give the lock back, end the thread. Idempotent."""
@@ -136,8 +145,11 @@ class Registry:
             raise StateFailed("the registry is closed")
         try:
             connection.execute("BEGIN IMMEDIATE")
+            for owed in self._owed:
+                owed(connection)
             answer = job(connection)
             connection.execute("COMMIT")
+            self._owed.clear()
         except sqlite3.Error as error:
             _roll_back(connection)
             raise StateFailed(f"the registry cannot be written: {error}; nothing was changed") from None
@@ -146,7 +158,21 @@ class Registry:
             raise
         return answer
 
+    def _record(self, job: Callable[[sqlite3.Connection], object]) -> bool:
+        try:
+            self._transact(job)
+        except StateFailed:
+            if self._connection is None:
+                raise
+            self._owed.append(job)
+            return False
+        return True
+
     def _close(self) -> None:
+        if self._owed:
+            with suppress(StateFailed):  # the next start puts right what is not finished
+                self._transact(lambda _: None)
+            self._owed.clear()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

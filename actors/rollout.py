@@ -7,7 +7,7 @@
 
 The mailbox stays, with what is queued. Held replicas take nothing from it, so a model never answers with two kinds
 of replicas, and what the old handler can do counts until the new one is there. If one of the new cannot be had, none
-takes over. What must not live here: starting children, and who the model's are (supervisor.py).
+takes over. What must not live here: starting children, and who the model's are (rolling.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 its output as lines of the log.
 
 What must not live here: how a process comes about (forkserver.py), what is said over the socket
-(in_hand.py), when it is started again (supervisor.py).
+(in_hand.py), when it is started again (child.py).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,9 +76,34 @@ def convert(options: argparse.Namespace) -> int:
     found = torchserve.read(path, flags_of(options))
     for override in options.set:
         config.set_key(found.content, override)
-    config.parse(found.content, folder=torchserve.folder_of(path))
+    settings = config.parse(found.content, folder=torchserve.folder_of(path), optional=found.optional)
+    if found.optional:
+        found = torchserve.without(found, broken(settings.of_models(found.optional)))
     sys.stdout.write(torchserve.to_toml(found, str(path or "TorchServe's flags")))
     return DRAINED
+
+
+def broken(settings: config.Config) -> dict[str, ConfigError]:
+    """The models that a server would leave out at its start, and why. Archives are unpacked: this may take long."""
+    from actorserve import log  # noqa: PLC0415  # as below
+    from actorserve.configured import ledger_here, model_specs, unpacking_of  # noqa: PLC0415
+
+    log.configure(settings.log)  # stdout is for the configuration alone
+    found: dict[str, ConfigError] = {}
+    ledger = ledger_here()
+    unpacking = unpacking_of(settings, ledger)
+
+    def note(entry: str, error: ConfigError) -> None:
+        unpacked = re.escape(f"{unpacking.root}/") + "[0-9a-f]+"  # which is gone when this is read
+        found[entry] = ConfigError(
+            error.key, re.sub(unpacked, lambda _: str(settings.models[entry].source), error.text)
+        )
+
+    try:
+        model_specs(settings, ledger, unpacking, note)
+    finally:
+        unpacking.close()
+    return found
 
 
 def complain(text: str) -> None:

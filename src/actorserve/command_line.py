@@ -96,7 +96,7 @@ def load(options: argparse.Namespace) -> tuple[config.Config, Told]:
         settings = config.complete(found.content, path, options.set, found.optional)
     else:
         settings, found = torchserve.load(path, flags_of(options), options.set)
-    return settings, Told(tuple(found.ignored), found.notes, is_torchserve=True)
+    return settings, Told(found.ignored_in_words(), found.notes, is_torchserve=True)
 
 
 def is_torchserve(options: argparse.Namespace) -> bool:

@@ -8,7 +8,7 @@ Archives are unpacked on the way, so these block. What must not live here: what 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from actorserve import config
 from actorserve.actors import archives, fetching, model_store
@@ -75,11 +75,16 @@ def model_spec(entry: str, settings: config.Config, ledger: Ledger, unpacking: U
     return spec
 
 
-def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -> dict[str, ModelSpec]:
+def model_specs(
+    settings: config.Config,
+    ledger: Ledger,
+    unpacking: Unpacking,
+    on_left_out: Callable[[str, ConfigError], None] = lambda _, error: say_left_out(error),
+) -> dict[str, ModelSpec]:
     """What to run, an entry of the file each; ConfigError names the entry whose source, device or key is wrong.
 
-    One that is wrong and `optional` is left out, with a warning. Archives are unpacked: this may block for long,
-    before anything is served.
+    One that is wrong and `optional` is left out; `on_left_out` has its entry and why. Archives are unpacked: this may
+    block for long, before anything is served.
     """
     specs: dict[str, ModelSpec] = {}
     for entry in settings.models:
@@ -89,7 +94,7 @@ def model_specs(settings: config.Config, ledger: Ledger, unpacking: Unpacking) -
         except ConfigError as error:
             if entry not in settings.optional:
                 raise
-            say_left_out(error)
+            on_left_out(entry, error)
             if (known := specs.pop(entry, None)) is not None:
                 unpacking.remove(known.model_dir)
     return {

@@ -7,6 +7,7 @@ TorchServe's key. What must not live here: files, what config.toml may say (conf
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import re
@@ -162,3 +163,8 @@ def wrong(key: str, value: str, right: str) -> ConfigError:
     """A wrong value, cut where it is long, and what would be right."""
     shown = value if len(value) <= 80 else f"{value[:77]}..."
     return ConfigError(key, f'"{shown}" is wrong: it must be {right}')
+
+
+def nearest(key: str) -> str:
+    """The key of TorchServe's that one which it does not know is like; "" where there is none."""
+    return next(iter(difflib.get_close_matches(key.lower(), sorted(KNOWN), n=1)), "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,8 @@ def read(path: Path | None, flags: Flags) -> Translation:
     wanted = to_load(values)
     archives, left_out = torchserve_store.find(store_of(values, machine), wanted)
     found = translate(values, flags, machine, archives)
-    return Translation(
-        found.content, found.ignored, (*found.notes, *left_out), _optional(wanted, found.content.get("models", ()))
-    )
+    optional = _optional(wanted, found.content.get("models", ()))
+    return replace(found, notes=(*found.notes, *left_out), optional=optional)
 
 
 def _optional(wanted: Sequence[tuple[str, str]], entries: Iterable[str]) -> frozenset[str]:
@@ -129,13 +129,27 @@ def to_toml(translation: Translation, title: str) -> str:
     document = tomlkit.document()
     document.add(tomlkit.comment(f"Made from {title} by `python -m actorserve convert`."))
     for key, why in translation.ignored.items():
-        document.add(tomlkit.comment(_line(f"{key} has no effect: {why}.")))
+        near = f"; did you mean {translation.near[key]}?" if key in translation.near else "."
+        document.add(tomlkit.comment(_line(f"{key} has no effect: {why}{near}")))
     for note in translation.notes:
         document.add(tomlkit.comment(_line(note)))
     for name, table in translation.content.items():
         document.add(tomlkit.nl())
         document.add(name, tomlkit.item(table))
     return tomlkit.dumps(document)
+
+
+def without(translation: Translation, broken: Mapping[str, ConfigError]) -> Translation:
+    """A translation without models that are broken, by their keys; the notes name each file and say why."""
+    models = dict(translation.content.get("models", {}))
+    notes = []
+    for entry, error in broken.items():
+        key = error.key.removeprefix(f"models.{entry}").removeprefix(".")
+        file = Path(models.pop(entry)["source"]).name
+        notes.append(f"load_models: {file} is left out: {ConfigError(key, error.text)}")
+    content = {key: table for key, table in translation.content.items() if key != "models"}
+    content |= {"models": models} if models else {}
+    return replace(translation, content=content, notes=(*translation.notes, *notes), optional=frozenset(models))
 
 
 def _line(text: str) -> str:

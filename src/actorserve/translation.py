@@ -17,8 +17,8 @@ from typing import Any
 from actorserve.config_defaults import MOST_WORKERS
 from actorserve.config_types import is_name
 from actorserve.errors import ConfigError
-from actorserve.properties import Flags, Values, wrong
-from actorserve.properties_keys import FLAGS_WITHOUT_EFFECT, TRANSLATED, WITHOUT_EFFECT
+from actorserve.properties import Flags, Values, nearest, wrong
+from actorserve.properties_keys import FLAGS_WITHOUT_EFFECT, KNOWN, TRANSLATED, WITHOUT_EFFECT
 from actorserve.translation_listeners import LISTENERS, listener, useless_tls
 from actorserve.translation_machine import Machine, path_of
 from actorserve.translation_models import Archive, default_versions, model_defaults, models_of, snapshot
@@ -35,13 +35,19 @@ EVERY = "all"
 class Translation:
     """`content` is a config.toml's. `ignored`: keys and flags without effect, and why; `notes`: what else to say.
 
-    `optional`: keys of models that are there because all that is in the store is to be loaded.
+    `optional`: keys of models that are there because all that is in the store is to be loaded. `near`: what a key that
+    TorchServe does not know is like.
     """
 
     content: dict[str, Any]
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
+    near: Mapping[str, str] = field(default_factory=dict)
+
+    def ignored_in_words(self) -> tuple[str, ...]:
+        """Keys and flags without effect, each with the name that may have been meant."""
+        return tuple(f"{key} (did you mean {self.near[key]}?)" if key in self.near else key for key in self.ignored)
 
 
 def store_of(values: Values, machine: Machine) -> Path:
@@ -89,7 +95,8 @@ def translate(values: Values, flags: Flags, machine: Machine, archives: Sequence
     ignored |= {key: "TorchServe does not know it either" for key in values if key not in TRANSLATED | ignored.keys()}
     ignored |= {flag: FLAGS_WITHOUT_EFFECT[flag] for flag in flags.further}
     ignored |= useless_tls(values)
-    return Translation({key: table for key, table in content.items() if table}, ignored, tuple(notes))
+    near = {key: known for key in values if key not in KNOWN and (known := nearest(key))}
+    return Translation({key: table for key, table in content.items() if table}, ignored, tuple(notes), near=near)
 
 
 def _server(values: Values, flags: Flags, machine: Machine) -> dict[str, Any]:

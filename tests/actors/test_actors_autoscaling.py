@@ -3,6 +3,7 @@
 # ruff: noqa: SIM300  # expected == actual
 
 import math
+from contextlib import suppress
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from universe import universe, until
 
 from actorserve import testing
 from actorserve.actors.autoscaler import policy_of
-from actorserve.actors.autoscaling import Average, Decision, Held, Load, Policy, decide, desired
+from actorserve.actors.autoscaling import Average, Decision, Held, Load, Policy, decide, desired, turned_away
 from actorserve.actors.messages import Infer, OpenSequence, Scale, State
 from actorserve.config_defaults import Workers
 from actorserve.errors import ActorGone, Expired, LoadFailed, NoWorkers, Overloaded
@@ -254,6 +255,21 @@ def test_a_failed_replica_keeps_its_place(policy, load, target):
     assert decide(policy, load, None, 0).target == target
 
 
+@given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from([0, 0.5, 1])), max_size=40), st.integers(1, 20))
+def test_who_is_turned_away_is_waited_for(looks, most):
+    """Those who are refused count as waiting, all of them while no worker is idle, never more than a queue would hold,
+    and none any more soon after the last of them.
+    """
+    counted = 0
+    for refused, idle in looks:
+        before, counted = counted, turned_away(counted, refused, idle=idle, most=most)
+        assert refused <= counted <= before + refused or counted == most
+        assert idle or counted == min(before + refused, most)
+    for _ in range(20):
+        counted = turned_away(counted, 0, idle=1, most=most)
+    assert 0 == counted
+
+
 # --- what it does ------------------------------------------------------------------------------------
 
 
@@ -349,6 +365,41 @@ async def test_on_demand_with_tickets(autojump_clock):
         await until(lambda: u.states() == [State.READY])
         await trio.sleep(0.1)
         assert b"0.5" == await u.ask(b"0.5")
+
+
+@pytest.mark.parametrize(("takes", "every"), [(b"10", 2.0), (b"0.1", 0.02)])
+async def test_who_is_refused_for_want_of_a_ticket_counts(autojump_clock, takes, every):
+    """With job tickets nobody waits; those who are refused are load all the same, for long and for short requests, and
+    none once they come no more.
+    """
+    async with universe(Slow) as u:
+        delays = {"upscale_delay_s": 30, "downscale_delay_s": 60}
+        await u.spawn(workers_min=1, workers_max=3, batch_size=1, job_tickets=True, **delays)
+
+        async def ask():
+            with suppress(Overloaded):
+                await u.ask(takes)
+
+        async with trio.open_nursery() as callers:
+            while alive(u) < 3:
+                callers.start_soon(ask)
+                await trio.sleep(every)
+                assert trio.current_time() < 300
+        await until(lambda: alive(u) == 1)
+
+
+async def test_one_refused_now_and_then_starts_nothing(autojump_clock, logged):
+    """Two that come at once, a minute apart from the next two: one of them is refused, and one worker stays one."""
+    async with universe(Slow) as u:
+        await u.spawn(workers_min=1, workers_max=3, batch_size=1, job_tickets=True, upscale_delay_s=5)
+        for _ in range(10):
+            await trio.sleep(60)
+            reply = u.mailbox.ask(Infer({"data": b"1"}))
+            with pytest.raises(Overloaded):
+                u.mailbox.ask(Infer({"data": b"1"}))
+            await reply.wait()
+        assert 1 == len(u.made)
+    assert [] == reasons(logged)
 
 
 async def test_a_model_in_use_stays(autojump_clock):

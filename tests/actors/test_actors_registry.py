@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from full_disk import full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -315,6 +316,32 @@ async def test_a_job_is_one_transaction(tmp_path):
             await registry.run(jobs.rows_of)
 
 
+async def test_what_cannot_be_recorded_is_owed(tmp_path):
+    """What has happened and cannot be written is written by the next job that can be, before it, or when the registry
+    is closed; a job before which it cannot be written changes nothing, and answers nothing.
+    """
+    for folder in (None, tmp_path):
+        registry = Registry(folder)
+        await registry.open()
+        await registry.run(lambda one: jobs.write(one, api(0)))
+        async with full_disk(registry):
+            assert not await registry.record(lambda one: jobs.write(one, api(1, workers=(2, 3))))
+            for job in (jobs.rows_of, jobs.defaults_of):
+                with pytest.raises(StateFailed, match="full; nothing was changed"):
+                    await registry.run(job)
+        assert await registry.run(jobs.rows_of) == [api(1, workers=(2, 3))]
+        assert await registry.record(lambda one: jobs.delete(one, [1]))
+        assert await registry.run(jobs.rows_of) == []
+        async with full_disk(registry):
+            assert not await registry.record(lambda one: jobs.write(one, api(0)))
+        await registry.close()
+        with pytest.raises(StateFailed, match="closed"):
+            await registry.record(jobs.rows_of)
+    await registry.open()
+    assert [row.version for row in await registry.run(jobs.rows_of)] == ["1.0"]
+    await registry.close()
+
+
 async def test_a_cancelled_job_is_over_when_its_waiter_goes_on(tmp_path):
     """A waiter that is cancelled while its job runs goes on only once the job is committed."""
     registry = Registry(tmp_path)
@@ -411,6 +438,56 @@ async def test_a_registration_that_is_not_waited_for_is_kept(autojump_clock):
         assert (await rows(app))["m/1.0"].state is RowState.REGISTERED
 
 
+async def test_a_registration_that_cannot_be_committed_in_the_end(autojump_clock):
+    """READY, but not to be written: the caller is told, and the model is taken away, also where it is the default
+    beside others; the first of those is the default then. Its version may be registered again.
+    """
+    async with serving() as app:
+        ask = app.server.registrar.ask
+        waited = ask(Spawn(spec(version="1"), True))
+        await waited.accepted.wait()
+        await ask(Spawn(spec(version="2"))).accepted.wait()
+        await trio.sleep(5)
+        async with full_disk(app.server.registry):
+            with pytest.raises(StateFailed):
+                await waited.done.wait()
+            assert {model.spec.key: model.is_default for model in app.tree().models} == {"c/1.0": True, "m/2": True}
+            assert app.tree().leaving == ()
+        assert list(await rows(app)) == ["c/1.0", "m/2"]
+        await ask(Spawn(spec(version="1"), True)).done.wait()
+        assert list(await rows(app)) == ["c/1.0", "m/2", "m/1"]
+
+
+async def test_what_follows_one_that_cannot_be_committed_stays(autojump_clock):
+    """A registration that cannot be committed in the end, and was unregistered by then, does not take away the one that
+    has taken its place.
+    """
+    async with serving() as app:
+        ask, connection = app.server.registrar.ask, app.server.registry._connection
+        carry_out = app.server.supervisor.carry_out
+
+        async def slowly(message):
+            reply = await carry_out(message)
+            if isinstance(message, SetDefault):
+                await trio.sleep(5)  # by then the first one is READY, and the changes below are before its end
+            if isinstance(message, Spawn):
+                connection.execute("PRAGMA query_only=ON")
+            return reply
+
+        waited = ask(Spawn(spec(), True))
+        await trio.sleep(8)
+        app.server.supervisor.carry_out = slowly
+        ask(SetDefault("m", ""))
+        ask(Stop("m", "", 0))
+        new = ask(Spawn(spec()))
+        with pytest.raises(StateFailed):
+            await waited.done.wait()
+        connection.execute("PRAGMA query_only=OFF")
+        await new.done.wait()
+        assert (await rows(app))["m/1.0"].state is RowState.REGISTERED
+        assert "m/1.0" in {model.spec.key for model in app.tree().models}
+
+
 async def test_every_change_is_in_the_rows(autojump_clock):
     """Scale, SetDefault and Stop are committed when accepted; a config's model leaves its text behind, to stay away."""
     async with serving() as app:
@@ -465,7 +542,7 @@ async def test_registered_anew_while_the_old_one_drains(autojump_clock):
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(("spawn", "wait", "bad", "scale", "stop", "default", "sleep")),
+            st.sampled_from(("spawn", "wait", "bad", "scale", "stop", "default", "sleep", "full")),
             st.sampled_from("12"),
             st.integers(0, 3),
         ),
@@ -473,7 +550,9 @@ async def test_registered_anew_while_the_old_one_drains(autojump_clock):
     )
 )
 def test_rows_and_models_agree(changes):
-    """After any changes at once, what a start would spawn is what runs: versions, defaults, worker counts."""
+    """After any changes at once, on a disk that is full for a while or not, what a start would spawn is what runs:
+    versions, defaults, worker counts.
+    """
 
     async def life():
         async with serving() as app:
@@ -482,6 +561,9 @@ def test_rows_and_models_agree(changes):
                 match what:
                     case "sleep":
                         await trio.sleep(count * 4)
+                    case "full":
+                        async with full_disk(app.server.registry):
+                            await trio.sleep(count * 4)
                     case "scale":
                         ask(Scale("m", version, count, 3))
                     case "stop":

@@ -3,13 +3,14 @@
 # ruff: noqa: SIM300  # expected == actual
 
 import hashlib
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import structlog
 import trio
+from full_disk import full_disk
 from grpclib.exceptions import GRPCError
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -207,6 +208,28 @@ async def test_a_change_that_cannot_be_loaded(autojump_clock, logged, version):
         assert [f"m/{version}"] == list(running(app)) == list(await rows(app))
         assert "" == app.tree().models[0].rollout
     assert [f"m/{version}"] * 2 == told(logged, "configuration not applied")
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+async def test_a_change_that_fails_on_a_full_disk(autojump_clock, logged, version):
+    """A change that cannot be loaded, and cannot be taken back in the registry either, is not taken for what runs: the
+    next reload that can write has the registry as it was, and tries the same text again.
+    """
+    async with serving({"m": {}}) as app:
+        before = await rows(app)
+        bad = {"m": {"handler": "b:Bad", "version": version}}
+        async with AsyncExitStack() as full:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reload, app, bad)
+                await trio.sleep(5)
+                await full.enter_async_context(full_disk(app.server.registry))
+            with pytest.raises(StateFailed):
+                await reload(app, bad)
+        assert (before, {"m/1.0": State.READY}) == (await rows(app), running(app))
+        await reload(app, bad)
+        assert (before, b"1.0 a:A") == (await rows(app), await ask(app))
+    whys = [line["why"] for line in logged if line["event"] == "configuration not applied"]
+    assert [True] * 2 == ["there are no such weights" in why for why in whys]
 
 
 async def test_a_change_of_none_that_cannot_be_loaded(autojump_clock):
@@ -492,6 +515,33 @@ async def test_a_registration_that_begins_as_its_entry_comes(autojump_clock, mon
         assert answer.done.is_set
         assert (b"1.0 b:B" if handler == "b:B" else b"1.0 api:Own") == await ask(app)
         await agree(app, parsed({"m": {"handler": handler}}))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("handler", ["api:Own", "api:Bad"])
+async def test_a_registration_that_is_queued(autojump_clock, logged, monkeypatch, handler, waits):
+    """An entry whose version the API is to register once another change of the model has begun takes it over, however
+    that ends: the reload waits for its turn, and is what it finds then.
+    """
+    async with serving({}) as app:
+        carry_out = app.server.supervisor.carry_out
+
+        async def slowly(message):
+            reply = await carry_out(message)
+            await trio.sleep(1)
+            return reply
+
+        monkeypatch.setattr(app.server.supervisor, "carry_out", slowly)
+        ask_for = app.server.registrar.ask
+        ask_for(Spawn(ModelSpec("m", "2.0", "api:Own", Path("/"))))
+        answer = ask_for(Spawn(ModelSpec("m", "1.0", handler, Path("/")), unregister_on_failure=waits))
+        await trio.sleep(0.5)
+        assert {"m/2.0"} == set(running(app))
+        await reload(app, {"m": {"handler": "b:B"}})
+        assert answer.done.is_set
+        assert (b"1.0 b:B", b"2.0 api:Own") == (await ask(app, version="1.0"), await ask(app))
+        await agree(app, parsed({"m": {"handler": "b:B"}}))
+    assert [] == told(logged, "configuration not applied")
 
 
 async def test_a_rollout_that_config_does_not_ask_for(autojump_clock):

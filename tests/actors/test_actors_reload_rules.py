@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actorserve.actors import registry as jobs
 from actorserve.actors.messages import ModelSpec
 from actorserve.actors.registry_rules import (
+    LIVE,
     Entry,
     Row,
     RowState,
@@ -239,6 +240,11 @@ def test_a_reload_comes_to_what_a_start_comes_to(drawn, first, second):
 
 
 @given(rows_drawn, entries_drawn, chosen_drawn)
+@example(  # what the API has removed does not stay: the one that goes has an heir of another entry
+    [Row(0, "n", "1", text="a"), Row(0, "n", "2", RowState.REMOVED, text="a")],
+    entries_of([("m", "n", "3", "a"), ("n", "n", "2", "a")], set()),
+    {},
+)
 def test_the_default_moves_with_its_entry(drawn, said, chosen):
     """At a start the default is what the file says anew; else a model whose entry has another version keeps that as its
     default, if the old one was; else it is what it was, as long as it is there.
@@ -267,6 +273,6 @@ def test_the_default_moves_with_its_entry(drawn, said, chosen):
             assert now == new
         elif heirs:
             assert [now] == heirs
-            assert old.said_by == said_by[name, now] or not any(row in before for row in left)
+            assert old.said_by == said_by[name, now] or not any(row in before and row.state in LIVE for row in left)
         elif any(row.id == old.id for row in left) and not any(row.is_default for row in (*own, *left)):
             assert now == old.version

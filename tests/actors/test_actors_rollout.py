@@ -337,6 +337,37 @@ async def test_scaled_meanwhile(autojump_clock, before, after):
         assert (after, after) == (u.model().spec.workers_min, u.model().spec.workers_max)
 
 
+@pytest.mark.parametrize("dies", [False, True])
+async def test_scaled_as_it_takes_over(autojump_clock, dies):
+    """A Scale is answered when as many as it asked for are READY, also where the new replicas take over before those
+    that it has started beside the old ones are: then there are as many of the new.
+    """
+    async with rolling() as u:
+        await u.spawn()
+        rolled = u.supervisor.ask(Replace(new(options={"load_s": 12.0})))
+        await trio.sleep(5)
+        scaled = u.supervisor.ask(Scale("m", "", 3, 3))
+        await rolled.wait()
+        assert 1 == u.states().count(State.READY)
+        await trio.sleep(1)
+        if dies:
+            u.made[-1].crash()
+        await scaled.wait()
+        assert [State.READY] * 3 == u.states()
+        assert b"c:D" == await u.ask(b"0")
+
+
+async def test_scaled_again_before_the_first_is_done(autojump_clock):
+    """A Scale whose workers leave again before they are READY, since another has followed, is answered with that."""
+    async with rolling() as u:
+        await u.spawn()
+        first = u.supervisor.ask(Scale("m", "", 3, 3))
+        await trio.sleep(5)
+        await u.scale(1)
+        await first.wait()
+        await until(lambda: u.states() == [State.READY])
+
+
 @pytest.mark.parametrize("held", [False, True])
 async def test_unregistered_meanwhile(autojump_clock, held):
     """Unregistering ends a rollout with the model, also where some of its replicas are READY and held."""

@@ -116,7 +116,7 @@ def test_what_cannot_be_had(tmp_path):
 def place(tmp_path, monkeypatch):
     """A working folder with a store of one archive, and an environment without TorchServe's variables."""
     (tmp_path / "store").mkdir()
-    mar(tmp_path / "store" / "noop.mar", modelName="noop")
+    mar(tmp_path / "store" / "noop.mar", modelName="noop", handler="h.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TS_CONFIG_FILE", raising=False)
     return tmp_path
@@ -153,6 +153,32 @@ def test_convert(place, capsys):
     assert "# colour has no effect: " in out
     assert "secret" not in out
     assert expected.models["noop"].source == place / "store" / "noop.mar"
+
+
+def test_convert_leaves_out_what_a_server_would(place, capsys):
+    """With `all`, archives that a server leaves out at its start are left out of the config.toml too, each named in a
+    comment that says why; the others are there, and a file without any is one too.
+    """
+    store = place / "store"
+    mar(store / "empty.mar", modelName="empty")
+    mar(store / "wild.mar", modelName="wild", handler="h.py", configFile="model-config.yaml")
+    with zipfile.ZipFile(store / "wild.mar", "a") as file:
+        file.writestr("model-config.yaml", "minWorkers: [")
+    (store / "no.mar").write_bytes(b"nothing")
+    (place / "config.properties").write_text("model_store=store\nload_models=all\n")
+    out = converted(capsys, "config.properties")
+    assert list(tomllib.loads(out)["models"]) == ["noop"]
+    comments = [line for line in out.splitlines() if "is left out" in line]
+    for file, why in {"no.mar": "it is broken", "empty.mar": "handler is missing", "wild.mar": "source: "}.items():
+        (comment,) = [line for line in comments if line.startswith(f"# load_models: {file} is left out: ")]
+        assert why in comment
+    (place / "config.toml").write_text(out)
+    with pytest.raises(SystemExit) as ended:
+        main(["--check", "config.toml"])
+    assert ended.value.code == 0
+    capsys.readouterr()
+    (store / "noop.mar").unlink()
+    assert "models" not in tomllib.loads(converted(capsys, "config.properties"))
 
 
 def test_convert_finds_the_file(place, capsys, monkeypatch):

@@ -10,6 +10,7 @@ from actorserve import config
 from actorserve.errors import ConfigError
 from actorserve.properties import Flags, Values, parse, settle
 from actorserve.properties_keys import TRANSLATED, WITHOUT_EFFECT
+from actorserve.torchserve_config import to_toml
 from actorserve.translation import Archive, Machine, Translation, to_load, translate
 
 MACHINE = Machine(Path("/here"), gpus=0, cores=2)
@@ -137,6 +138,26 @@ def test_keys_without_effect():
     assert set(translation.ignored) == {*WITHOUT_EFFECT, "colour"}
     assert all(translation.ignored.values())
     assert translated().content == translation.content
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("grpc_inference_prot", "grpc_inference_port"),
+        ("Job_Queue_Sise", "job_queue_size"),
+        ("keystore_password", "keystore_pass"),
+        ("colour", ""),
+    ],
+)
+def test_an_unknown_key_that_is_like_another(key, near):
+    """A key that TorchServe does not know is named with the one that it is like, in the log's words and in a comment of
+    what it converts to; one that is like none, alone.
+    """
+    translation = translated(f"{key}=1")
+    assert translation.ignored_in_words() == ((f"{key} (did you mean {near}?)" if near else key),)
+    (comment,) = [line for line in to_toml(translation, "a file").splitlines() if "no effect" in line]
+    end = f"; did you mean {near}?" if near else "."
+    assert comment == f"# {key} has no effect: TorchServe does not know it either{end}"
 
 
 def test_certificates_without_tls():
