@@ -40,7 +40,7 @@ from actorserve.proto.inference_grpc import InferenceAPIsServiceStub  # noqa: E4
 from actorserve.proto.inference_pb2 import PredictionsRequest  # noqa: E402
 
 # So that timeouts come to pass within a round.
-FASTER = {"handshake_timeout_s": 2, "write_stall_timeout_s": 2, "body_stall_timeout_s": 2, "max_idle_s": 5}
+FASTER = {"handshake_timeout_s": 2, "write_stall_timeout_s": 2, "body_stall_timeout_s": 2, "max_idle_s": 4.5}
 REQUEST = PredictionsRequest.FromString(message(16)[5:])
 STOP_S = 20
 

@@ -36,7 +36,7 @@ class Limits:
     max_idle_s: float = 600.0  # without a call
     max_handshakes: int = 128  # of TLS under way; one more, and the oldest is closed
     max_connections: int = 10_000  # of the listener; beyond it an idle one goes, or else the new one. 0: no limit
-    connection_rate: float = 1000.0  # connections taken in a second; half as many told to go for idleness or age
+    connection_rate: float = 800.0  # connections taken in a second; half as many told to go for idleness or age
     # what a peer may hold, and do in ten seconds (patience.py)
     write_stall_timeout_s: float = 60.0  # an answer that the client takes less than 1 KiB of in so long is cut
     body_stall_timeout_s: float = 60.0  # and so is a unary request of which less than that comes

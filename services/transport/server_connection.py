@@ -110,8 +110,11 @@ class ServerConnection(ServerCalls):
         if not self._draining:
             self._draining = True
             self.reason = reason
-            self.core.goaway(frames.NO_ERROR, last_stream_id=frames.MAX_STREAM_ID)
-            self.core.ping(_DRAIN_PING)
+            if self.calls or self.core.streams:
+                self.core.goaway(frames.NO_ERROR, last_stream_id=frames.MAX_STREAM_ID)
+                self.core.ping(_DRAIN_PING)
+            else:  # a call that is on its way is told that it was not begun
+                self.core.goaway(frames.NO_ERROR)
             self.flush()
 
     # --- reading and writing ---------------------------------------------------------------------

@@ -122,7 +122,7 @@ class Listener(Table):
         description="Connections at once; beyond it an idle one goes, or the new. 0: no limit.",
     )
     connection_rate: float = Field(
-        default=1000.0,
+        default=800.0,
         ge=0,
         le=1_000_000,
         description="Connections taken in a second after the first 64 at once, half as many told to go for idleness "
