@@ -81,6 +81,26 @@ async def test_an_idle_connection_is_closed(house, autojump_clock):
     assert house.elapsed >= 60
 
 
+async def test_where_there_are_no_calls_one_goaway_says_it_all(house, autojump_clock):
+    """It names the last stream that was served, so a call on its way is known not to have begun."""
+    client = house.start(max_idle_s=60, keepalive_interval_s=0).raw()
+    for _ in range(2):
+        await client.ended(await client.request("/test.Echo/Unary", framed(b"")))
+    frames = list(frames_of(b"".join([part async for part in client.stream])))
+
+    assert [payload for kind, payload in frames if kind == f.GOAWAY] == [f.TWO_LONGS.pack(3, f.NO_ERROR)]
+    assert f.PING not in [kind for kind, _ in frames]
+
+
+def frames_of(data):
+    """Give type and payload of each frame."""
+    while data:
+        high, low, kind, _, _ = f.HEADER.unpack_from(data)
+        stop = 9 + (high << 8 | low)
+        yield kind, data[9:stop]
+        data = data[stop:]
+
+
 async def test_an_open_call_is_not_idle(house, autojump_clock):
     """A call keeps its connection, whatever passes on it."""
     client = house.start(max_idle_s=60).raw()
