@@ -68,7 +68,7 @@ class ServerConnection(ServerCalls):
         self._read_size = READ_SIZE
         self._reading = trio.CancelScope()
         self._nap = trio.CancelScope()
-        self._writes = 0
+        self._sent = 0  # octets that the peer's side took
         self._writing = False
         self._idle: trio.Event | None = None  # set: the writer waits for it
         self._written = trio.Event()
@@ -221,8 +221,8 @@ class ServerConnection(ServerCalls):
         await send_parts(self._stream, parts, self._progressed)
         self._writing = False
 
-    def _progressed(self) -> None:
-        self._writes += 1
+    def _progressed(self, octets: int) -> None:
+        self._sent += octets
 
     def _lose(self) -> None:
         """Nothing gets through any more: end the connection and its calls, without a word."""
@@ -257,7 +257,7 @@ class ServerConnection(ServerCalls):
             with trio.CancelScope(deadline=trio.current_time() + watch.pause) as self._nap:
                 await trio.sleep_forever()
             now = trio.current_time()
-            if watch.write_stalled(now, self._writes, writing=self._writing):
+            if watch.write_stalled(now, self._sent, writing=self._writing):
                 self.reason = "stall"
                 log.info("connection ended", peer=self.peer, text="the peer does not read")
                 forget_unsent(self._stream)

@@ -58,7 +58,7 @@ class Watch:
         self._pinged_at = float("-inf")
         self._highest = 0
         self._marks: dict[int, tuple[float, bool, int]] = {}  # stream -> since when, sending?, octets then
-        self._writes = (now, -1)  # since when this many writes are done
+        self._written = (now, 0)  # since when, octets written then
         stalls = (limits.write_stall_timeout_s, limits.body_stall_timeout_s, limits.handshake_timeout_s)
         grace = limits.max_connection_age_grace_s if age else 0.0
         lives = (limits.keepalive_interval_s, limits.keepalive_timeout_s, limits.max_idle_s, age, grace)
@@ -130,11 +130,11 @@ class Watch:
                 marks[stream.id] = since, sending, then
         self._marks = marks
 
-    def write_stalled(self, now: float, writes: int, *, writing: bool) -> bool:
-        """Whether one write lasts too long: the peer does not read."""
-        since, then = self._writes
-        if not writing or writes != then:
-            self._writes = now, writes
+    def write_stalled(self, now: float, octets: int, *, writing: bool) -> bool:
+        """Whether less than PROGRESS of a write was taken in its timeout; `octets`: what was taken since ever."""
+        since, then = self._written
+        if not writing or octets - then >= PROGRESS:
+            self._written = now, octets
             return False
         return _past(now, since, self._limits.write_stall_timeout_s)
 

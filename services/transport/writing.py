@@ -36,8 +36,8 @@ def forget_unsent(stream: trio.abc.Stream) -> None:
             bare.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, NO_LINGER)
 
 
-async def send_parts(stream: trio.abc.Stream, parts: list[Octets], progress: Callable[[], None]) -> None:
-    """Send all parts, in order; `progress` is called for each portion that the peer's side took.
+async def send_parts(stream: trio.abc.Stream, parts: list[Octets], progress: Callable[[int], None]) -> None:
+    """Send all parts, in order; `progress` gets the octets of each portion that the peer's side took.
 
     Cancelled, it may have sent some, as `send_all` may. `parts` is used up.
 
@@ -50,18 +50,19 @@ async def send_parts(stream: trio.abc.Stream, parts: list[Octets], progress: Cal
         return
     whole = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
     for start in range(0, len(whole), PORTION):
-        await stream.send_all(whole[start : start + PORTION])
-        progress()
+        portion = whole[start : start + PORTION]
+        await stream.send_all(portion)
+        progress(len(portion))
 
 
-async def _send_gathered(socket: trio.socket.SocketType, parts: list[Octets], progress: Callable[[], None]) -> None:
+async def _send_gathered(socket: trio.socket.SocketType, parts: list[Octets], progress: Callable[[int], None]) -> None:
     """Send without putting the parts together."""
     while parts:
         try:
             sent = await (socket.send(parts[0]) if len(parts) == 1 else socket.sendmsg(parts))
         except OSError as error:
             raise trio.BrokenResourceError(str(error)) from error
-        progress()
+        progress(sent)
         _forget(parts, sent)
 
 

@@ -1,6 +1,6 @@
 """A service for the transport's tests, made of google's wrapper messages, and a raw HTTP/2 client on the h2 library."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import h2.config
 import h2.connection
@@ -11,6 +11,7 @@ from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 
+from actorserve.services.transport import frames as f
 from actorserve.services.transport.memory import MemoryClientStream
 
 PATIENCE_S = 100_000
@@ -166,3 +167,12 @@ class RawClient:
 def framed(body: bytes, flag: int = 0) -> bytes:
     """Give a length-prefixed message."""
     return bytes([flag]) + len(body).to_bytes(4, "big") + body
+
+
+def frames_of(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Give type, stream id and payload of each frame."""
+    while data:
+        high, low, kind, _, number = f.HEADER.unpack_from(data)
+        stop = f.HEADER_SIZE + (high << 8 | low)
+        yield kind, number, data[f.HEADER_SIZE : stop]
+        data = data[stop:]

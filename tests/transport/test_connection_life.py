@@ -7,7 +7,7 @@ import h2.events
 import pytest
 import structlog.testing
 import trio
-from echo_service import Echo, RawClient, framed
+from echo_service import Echo, RawClient, framed, frames_of
 from test_rfc9113 import heads
 from test_transport_server import House
 
@@ -31,13 +31,10 @@ def goaway(event: h2.events.Event) -> bool:
 
 async def farewell(pipe) -> tuple[int, int, bytes]:
     """Read to the end; give the last GOAWAY's last stream, code and text."""
-    data, last = b"".join([part async for part in pipe]), (-1, -1, b"")
-    while data:
-        high, low, kind, _, _ = f.HEADER.unpack_from(data)
-        size = high << 8 | low
+    last = (-1, -1, b"")
+    for kind, _, payload in frames_of(b"".join([part async for part in pipe])):
         if kind == f.GOAWAY:
-            last = (*f.TWO_LONGS.unpack_from(data, 9), data[17 : 9 + size])
-        data = data[9 + size :]
+            last = (*f.TWO_LONGS.unpack_from(payload), payload[8:])
     return last
 
 
@@ -88,17 +85,8 @@ async def test_where_there_are_no_calls_one_goaway_says_it_all(house, autojump_c
         await client.ended(await client.request("/test.Echo/Unary", framed(b"")))
     frames = list(frames_of(b"".join([part async for part in client.stream])))
 
-    assert [payload for kind, payload in frames if kind == f.GOAWAY] == [f.TWO_LONGS.pack(3, f.NO_ERROR)]
-    assert f.PING not in [kind for kind, _ in frames]
-
-
-def frames_of(data):
-    """Give type and payload of each frame."""
-    while data:
-        high, low, kind, _, _ = f.HEADER.unpack_from(data)
-        stop = 9 + (high << 8 | low)
-        yield kind, data[9:stop]
-        data = data[stop:]
+    assert [payload for kind, _, payload in frames if kind == f.GOAWAY] == [f.TWO_LONGS.pack(3, f.NO_ERROR)]
+    assert f.PING not in [kind for kind, _, _ in frames]
 
 
 async def test_an_open_call_is_not_idle(house, autojump_clock):
@@ -380,3 +368,12 @@ def test_a_backlog_of_ours_is_no_slowness_of_the_peer():
     assert watch.due(259.0, 258.0) is None
 
     assert watch.due(260.0, 259.0) == End("slow", CALM, "a frame took too long")
+
+
+@pytest.mark.parametrize(("octets", "stalls"), [(0, True), (1, True), (100, False)])
+def test_a_write_of_which_next_to_nothing_is_taken_stalls(octets, stalls):
+    """So many octets a second: under 1 KiB in the timeout is not progress, else a peer could sip for ever."""
+    watch = Watch(Connection(client=False), Limits(write_stall_timeout_s=60), 0.0)
+
+    assert stalls is any(watch.write_stalled(float(now), now * octets, writing=True) for now in range(0, 600, 5))
+    assert not watch.write_stalled(600.0, 600 * octets, writing=False)

@@ -9,7 +9,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import pytest
-from echo_service import REQUEST
+from echo_service import REQUEST, frames_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -377,12 +377,3 @@ def test_a_peer_that_takes_large_frames_does_not_make_streams_wait():
     assert max(sizes) == next_write.MAX_DATA
     for number in (1, 3):
         assert body == b"".join(payload for kind, stream, payload in frames if (kind, stream) == (F.DATA, number))
-
-
-def frames_of(data):
-    """Give type, stream id and payload of each frame."""
-    while data:
-        high, low, kind, _, number = F.HEADER.unpack_from(data)
-        stop = 9 + (high << 8 | low)
-        yield kind, number, data[9:stop]
-        data = data[stop:]
