@@ -25,14 +25,24 @@ class Pace:
         self._step = 1 / rate if rate else 0.0
         self._next = float("-inf")  # when the next place would be, were there no burst
 
-    async def turn(self) -> None:
-        """Wait for a place. A checkpoint only where it waits; cancelled, the place is lost."""
+    def place(self, now: float) -> float:
+        """Take a place; give when it is: now, or later."""
         if not self._step:
-            return
-        now = trio.current_time()
+            return now
         self._next = max(self._next, now - BURST * self._step) + self._step
-        if self._next > now:
-            await trio.sleep_until(self._next)
+        return max(now, self._next)
+
+    async def turn(self) -> None:
+        """Take a place and wait for it. A checkpoint only where it waits; cancelled, the place is lost."""
+        now = trio.current_time()
+        place = self.place(now)
+        if place > now:
+            await trio.sleep_until(place)
+
+
+def at_once(now: float) -> float:
+    """Give the place of whom nothing paces."""
+    return now
 
 
 class PacedListener(trio.abc.Listener[Any]):

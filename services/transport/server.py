@@ -159,7 +159,7 @@ class GrpcServer:
             self._on_end,
             self._invoke,
             identity,
-            self._going.turn,
+            self._going.place,
         )
         self._connections[connection] = None
         self._connections_total += 1

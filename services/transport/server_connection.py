@@ -1,19 +1,22 @@
-"""One connection's tasks: a reader, a writer, a watch; the calls' are server_calls.py's.
+"""One connection's tasks: one that reads and keeps time, one that writes; the calls' are server_calls.py's.
 
 What lives here: the trio side of a connection: reading in turns, writing once a tick, timeouts, draining, closing.
 What must not: bytes of HTTP/2, calls, listeners.
 
 Rules
 1. All tasks live in the connection's nursery: when the connection is lost, every call on it is cancelled.
-2. Only the writer writes; a `flush` in this tick is one write in the next, however many calls have asked.
+2. Only the writer writes; a `flush` in this tick is one write in the next, however many calls have asked. It comes into
+   being with the first `flush` after the greeting. The first write, and the last of a connection that has no writer,
+   are the reader's: one that never makes a call is one task.
 3. What we close, we close politely: GOAWAY, then the end of the stream, then a while for the peer to read both.
 4. A turn does work for TURN at most (connection.py, rule 3), and other tasks run in between: trio gives every task its
    turn in each tick, so what one peer sends costs another no more than a turn a tick.
+5. The reader's wait ends when a look is due (watch.py). Receiving can be cancelled and taken up again, over TLS too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 import trio
@@ -23,11 +26,12 @@ from actorserve.services.transport import frames, grpc
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.interceptors import Proceed
 from actorserve.services.transport.limits import Limits
+from actorserve.services.transport.pace import at_once
 from actorserve.services.transport.pieces import Octets
 from actorserve.services.transport.server_calls import OnEnd, ServerCalls, Translate
 from actorserve.services.transport.tls import PeerIdentity
 from actorserve.services.transport.watch import Drain, End, Ping, Watch
-from actorserve.services.transport.writing import forget_unsent, send_parts
+from actorserve.services.transport.writing import close_now, forget_unsent, send_parts
 
 LINGER_S = 1.0
 READ_SIZE = 65_536
@@ -54,44 +58,43 @@ class ServerConnection(ServerCalls):
         on_end: OnEnd | None,
         invoke: Proceed | None = None,
         identity: PeerIdentity | None = None,
-        turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+        place: Callable[[float], float] = at_once,
     ) -> None:
-        """`turn` waits for this connection's turn to be told to go (pace.py)."""
+        """`place` is for when this connection is to be told to go (pace.py)."""
         super().__init__(peer, handlers, limits, translate, on_end, invoke, identity)
         self.is_secure = isinstance(stream, trio.SSLStream)
         self.reason = "peer"  # who or what ended the connection, for the statistics
         self.heard_at = trio.current_time()
         self._stream = stream
-        self._turn = turn
+        self._place = place
+        self._over = False  # nothing more is read
         self._closing = False
         self._lost = False  # nothing can be written any more
         self._read_size = READ_SIZE
-        self._reading = trio.CancelScope()
-        self._nap = trio.CancelScope()
+        self._nap = trio.CancelScope()  # of reading, until the next look
+        self._watched = True  # closely: there is no need to look before the next time
+        self._busy_pause = 0.0
         self._sent = 0  # octets that the peer's side took
         self._writing = False
+        self._by_reader = True  # what is to be written now is the reader's to write (rule 2)
         self._idle: trio.Event | None = None  # set: the writer waits for it
-        self._written = trio.Event()
+        self._written: trio.Event | None = None  # set: there is a writer, which has ended where it is set
 
     async def run(self) -> None:
         """Serve until the connection ends; close the stream."""
         try:
             async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._write)
-                self._nursery.start_soon(self._watch)
-                with self._reading:
-                    await self._read()
+                await self._live()
                 self._closing = True
                 await self._cancel_calls()
-                self.flush()
                 if not self._lost:
                     with trio.move_on_after(LINGER_S):
-                        await self._written.wait()
+                        await self._write_last()
                 self._nursery.cancel_scope.cancel()
             if self.core.goaway_sent is not None:
                 await self._linger()
         finally:
-            await trio.aclose_forcefully(self._stream)
+            await close_now(self._stream)
 
     def flush(self) -> None:
         """Wake the writer (rule 2)."""
@@ -99,6 +102,9 @@ class ServerConnection(ServerCalls):
         if idle is not None:
             self._idle = None
             idle.set()
+        elif self._written is None and not self._by_reader:
+            self._written = trio.Event()
+            self._nursery.start_soon(self._write, self._written)
 
     @property
     def draining(self) -> bool:
@@ -113,52 +119,81 @@ class ServerConnection(ServerCalls):
             if self.calls or self.core.streams:
                 self.core.goaway(frames.NO_ERROR, last_stream_id=frames.MAX_STREAM_ID)
                 self.core.ping(_DRAIN_PING)
+                self.flush()
+                self._attend(trio.current_time())
             else:  # a call that is on its way is told that it was not begun
                 self.core.goaway(frames.NO_ERROR)
-            self.flush()
+                self._stop()
+
+    def _stop(self) -> None:
+        """Read no more."""
+        self._over = True
+        self._nap.cancel()
 
     # --- reading and writing ---------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        with trio.move_on_after(self._limits.handshake_timeout_s or float("inf")) as handshake:
-            while not self.core.settings_seen:
-                if not await self._read_once():
+    async def _live(self) -> None:
+        """Read until the end, looking now and then (rule 5)."""
+        if not self._over and await self._greet():
+            watch = Watch(self.core, self._limits, trio.current_time(), self._place)
+            self._busy_pause = watch.busy_pause
+            while not self._over:
+                with trio.CancelScope(deadline=self._next_look(watch)) as self._nap:
+                    while await self._read_once():
+                        pass
                     return
-        if handshake.cancelled_caught:
-            self.end(End("handshake", frames.SETTINGS_TIMEOUT, "no SETTINGS in time"))
-            return
-        while await self._read_once():
-            pass
+                if not self._over:
+                    self._look(watch)
 
-    async def _read_once(self) -> bool:
-        try:
-            data = await self._stream.receive_some(self._read_size)
-        except _LOST:
-            data = b""
-        if not data:
-            self._lost = True
-            return False
+    async def _greet(self) -> bool:
+        """Exchange SETTINGS (RFC 9113 §3.4). The client speaks first: its preface waits for nothing of ours."""
         core = self.core
-        now = self.heard_at = trio.current_time()
-        events = core.receive(bytes(data), now, TURN)
-        self._read_size = MOST_READ if len(data) == self._read_size and not core.more else READ_SIZE
-        while True:
-            self._dispatch(events)
+        with trio.move_on_after(self._limits.handshake_timeout_s or float("inf")) as self._nap:
+            while not core.settings_seen:
+                if not await self._read_once():
+                    return False
+            await self._write_here()  # no call has run yet
+            self._by_reader = False
             if core.wants_write:
                 self.flush()
-            if not core.more:
-                break
-            await trio.lowlevel.checkpoint()  # rule 4
-            events = core.receive(b"", trio.current_time(), TURN)
+            return not self._over
+        if not self._over:
+            self._lost = core.settings_seen  # it takes nothing that we write
+            self.end(End("handshake", frames.SETTINGS_TIMEOUT, "no SETTINGS in time"))
+        return False
+
+    async def _read_once(self) -> bool:
+        """Do one turn's work (rule 4); False at the end."""
+        core = self.core
+        if core.more:
+            await trio.lowlevel.checkpoint()
+            now = trio.current_time()
+            events = core.receive(b"", now, TURN)
+        else:
+            try:
+                data = await self._stream.receive_some(self._read_size)
+            except _LOST:
+                data = b""
+            if not data:
+                self._lost = True
+                return False
+            now = self.heard_at = trio.current_time()
+            events = core.receive(bytes(data), now, TURN)
+            self._read_size = MOST_READ if len(data) == self._read_size and not core.more else READ_SIZE
+        self._dispatch(events)
+        if core.wants_write:
+            self.flush()
         if core.block_since is not None:
             self._nap.deadline = min(self._nap.deadline, now + self._limits.handshake_timeout_s)
+        if not self._watched:
+            self._attend(now)
         return not core.broken
 
     def blame(self) -> None:
         """Count a message that inflates beyond its limit as a fault of the client."""
         self._dispatch(self.core.blame())
         if self.core.broken:
-            self._reading.cancel()
+            self._stop()
 
     def _dispatch(self, events: list[s.Event]) -> None:
         for event in events:
@@ -190,7 +225,7 @@ class ServerConnection(ServerCalls):
             case _:
                 pass
 
-    async def _write(self) -> None:
+    async def _write(self, ended: trio.Event) -> None:
         core = self.core
         try:
             while True:
@@ -213,7 +248,26 @@ class ServerConnection(ServerCalls):
                 self._nursery.cancel_scope.cancel()
         except _LOST:
             self._lose()
-        self._written.set()
+        ended.set()
+
+    async def _write_here(self) -> None:
+        """Write what `take_parts` gives, in the reader's task (rule 2)."""
+        try:
+            await self._send(self.core.take_parts())
+        except _LOST:
+            self._lose()
+
+    async def _write_last(self) -> None:
+        """Write what was said at the end."""
+        if self._written is None and not self.calls:
+            self._by_reader = True
+            while self.core.wants_write and not self._lost:
+                await self._write_here()
+        else:
+            self._by_reader = False
+            self.flush()
+            if self._written is not None:
+                await self._written.wait()
 
     async def _send(self, parts: list[Octets]) -> None:
         """Write, where the watch sees how long it takes."""
@@ -227,7 +281,7 @@ class ServerConnection(ServerCalls):
     def _lose(self) -> None:
         """Nothing gets through any more: end the connection and its calls, without a word."""
         self._lost = True
-        self._reading.cancel()
+        self._stop()
 
     async def _linger(self) -> None:
         """Let the peer read our last frames before the socket goes (rule 3)."""
@@ -249,37 +303,39 @@ class ServerConnection(ServerCalls):
         log.info("connection ended", peer=self.peer, code=end.code, text=end.text)
         self.reason = end.reason
         self.core.goaway(end.code, text=end.text)
-        self._reading.cancel()
+        self._stop()
 
-    async def _watch(self) -> None:
-        watch = Watch(self.core, self._limits, trio.current_time())
-        while True:
-            with trio.CancelScope(deadline=trio.current_time() + watch.pause) as self._nap:
-                await trio.sleep_forever()
-            now = trio.current_time()
-            if watch.write_stalled(now, self._sent, writing=self._writing):
-                self.reason = "stall"
-                log.info("connection ended", peer=self.peer, text="the peer does not read")
-                forget_unsent(self._stream)
-                self._lose()  # GOAWAY would not get through either
-                return
-            for stream in watch.stalled(now):
-                if not self.core.broken:
-                    self._dispatch(self.core.stall(stream))
-            match watch.due(now, self.heard_at):
-                case Ping():
-                    self.core.ping(_KEEPALIVE_PING)
-                case Drain(reason=reason) if not self._draining:
-                    await self._drain_in_turn(reason, watch)
-                case End() as end:
-                    self.end(end)
-            if self.core.broken:
-                self._reading.cancel()
-            if self.core.wants_write:
-                self.flush()
+    def _next_look(self, watch: Watch) -> float:
+        self._watched = not (watch.is_quiet and not self._writing)
+        return watch.next_look(trio.current_time(), self.heard_at, quiet=not self._watched)
 
-    async def _drain_in_turn(self, reason: str, watch: Watch) -> None:
-        """Drain, after those whose turn comes before; not one that has got a call while it waited for idleness."""
-        await self._turn()
-        if reason != "idle" or watch.idle(trio.current_time()):
-            self.drain(reason)
+    def _attend(self, now: float) -> None:
+        """Look soon, at a connection that is quiet no longer."""
+        core = self.core
+        if core.streams or core.wants_write or core.unfinished_since is not None:
+            self._watched = True
+            self._nap.deadline = min(self._nap.deadline, now + self._busy_pause)
+
+    def _look(self, watch: Watch) -> None:
+        """Do what is due."""
+        now = trio.current_time()
+        if watch.write_stalled(now, self._sent, writing=self._writing):
+            self.reason = "stall"
+            log.info("connection ended", peer=self.peer, text="the peer does not read")
+            forget_unsent(self._stream)
+            self._lose()  # GOAWAY would not get through either
+            return
+        for stream in watch.stalled(now):
+            if not self.core.broken:
+                self._dispatch(self.core.stall(stream))
+        match watch.due(now, self.heard_at):
+            case Ping():
+                self.core.ping(_KEEPALIVE_PING)
+            case Drain(reason=reason):
+                self.drain(reason)
+            case End() as end:
+                self.end(end)
+        if self.core.broken:
+            self._stop()
+        if self.core.wants_write:
+            self.flush()

@@ -4,25 +4,30 @@ What lives here: decisions, made from the core and the time that the driver tell
 What must not: tasks, clocks, sockets.
 
 Rules
-1. The driver looks now and then: often while something is under way, rarely on a quiet connection (`pause`).
+1. The driver looks when something may be due (`next_look`): often while something is under way; at a quiet connection,
+   when it will have been silent, idle or old for long enough. What is read from a quiet one may ask for an earlier look
+   (`is_quiet`, `busy_pause`): thousands of connections that say nothing cost next to nothing.
 2. A stream is stalled when the side that should move has moved less than PROGRESS octets in its timeout: our answer
    that the peer's windows hold back; a unary request of which we have taken all that came.
-3. A connection that is old or idle is drained; one that is dead, or holds a frame up, is ended.
+3. A connection that is old or idle is drained, when its place comes (pace.py) and it still is; one that is dead, or
+   holds a frame up, is ended.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from actorserve.services.transport import frames as f
 from actorserve.services.transport import streams as s
 from actorserve.services.transport.connection import Connection
 from actorserve.services.transport.limits import Limits
+from actorserve.services.transport.pace import at_once
 
 PROGRESS = 1024
-BUSY_S, QUIET_S, SHORTEST_S = 2.5, 15.0, 0.05  # the longest pauses, and the shortest
+BUSY_S, SHORTEST_S = 2.5, 0.05  # the longest pause while something is under way, and the shortest ever
+NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +53,49 @@ class Drain:
 class Watch:
     """Looks at one connection."""
 
-    def __init__(self, core: Connection, limits: Limits, now: float) -> None:
+    def __init__(
+        self, core: Connection, limits: Limits, now: float, place: Callable[[float], float] = at_once
+    ) -> None:
+        """`place` takes a place among those that are told to go, and gives when it is (pace.py)."""
         self._core = core
         self._limits = limits
+        self._place = place
+        self._leaves: tuple[float, str] | None = None  # when, and why
         self._idle_since = now
         age = limits.max_connection_age_s
-        self._expires = now + age * random.uniform(0.9, 1.1) if age else float("inf")  # noqa: S311  spread, no secret
+        self._expires = now + age * random.uniform(0.9, 1.1) if age else NEVER  # noqa: S311  spread, no secret
         self._drained_at: float | None = None
-        self._pinged_at = float("-inf")
+        self._pinged_at = -NEVER
         self._highest = 0
         self._marks: dict[int, tuple[float, bool, int]] = {}  # stream -> since when, sending?, octets then
         self._written = (now, 0)  # since when, octets written then
         stalls = (limits.write_stall_timeout_s, limits.body_stall_timeout_s, limits.handshake_timeout_s)
         grace = limits.max_connection_age_grace_s if age else 0.0
         lives = (limits.keepalive_interval_s, limits.keepalive_timeout_s, limits.max_idle_s, age, grace)
-        self._quiet_pause = _quarter(QUIET_S, *lives)
-        self._busy_pause = _quarter(BUSY_S, *lives, *stalls)
+        self.busy_pause = _quarter(BUSY_S, *lives, *stalls)
 
     @property
-    def pause(self) -> float:
-        """The seconds until the next look."""
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way that could stall, but for a write that is the driver's."""
         core = self._core
-        busy = core.streams or core.wants_write or core.unfinished_since is not None
-        return self._busy_pause if busy else self._quiet_pause
+        return not (core.streams or core.wants_write or core.unfinished_since is not None)
+
+    def next_look(self, now: float, heard_at: float, *, quiet: bool) -> float:
+        """Give when to look again (rule 1)."""
+        if not quiet:
+            return now + self.busy_pause
+        limits = self._limits
+        if self._drained_at is not None:
+            leaves = self._drained_at + limits.max_connection_age_grace_s
+        elif self._leaves is not None:
+            leaves = self._leaves[0]
+        else:
+            leaves = min(self._expires, self._idle_since + (limits.max_idle_s or NEVER))
+        if heard_at < self._pinged_at:
+            sign = self._pinged_at + (limits.keepalive_timeout_s or NEVER)
+        else:
+            sign = heard_at + (limits.keepalive_interval_s or NEVER)
+        return max(now + SHORTEST_S, min(leaves, sign))
 
     def due(self, now: float, heard_at: float) -> End | Drain | Ping | None:
         """Give what is to be done now; `heard_at`: when something was last read."""
@@ -90,10 +115,18 @@ class Watch:
         if self._drained_at is not None:
             over = _past(now, self._drained_at, self._limits.max_connection_age_grace_s)
             return End("age", f.NO_ERROR, "max_connection_age") if over else None
-        if now >= self._expires:
+        idle = self.idle(now)
+        if self._leaves is None and (idle or now >= self._expires):
+            self._leaves = self._place(now), "age" if now >= self._expires else "idle"
+        if self._leaves is None or now < self._leaves[0]:
+            return None
+        _, reason = self._leaves
+        self._leaves = None
+        if reason == "age":
             self._drained_at = now
-            return Drain("age")
-        return Drain("idle") if self.idle(now) else None
+        elif not idle:  # it has got a call meanwhile
+            return None
+        return Drain(reason)
 
     def _silent(self, now: float, heard_at: float) -> End | Ping | None:
         if heard_at < self._pinged_at:

@@ -264,7 +264,7 @@ def test_an_installation_that_takes_too_long(start, tmp_path):
     pips = wait_for(lambda: [pid for pid in descendants(serving.popen.pid) if "pip" in command_of(pid)])
     ((_, reason),) = wait_for(lambda: [s for s in serving.states("slow") if s[0] == "FAILED"])
     assert "install_timeout_s = 5" in reason
-    assert not any(map(is_alive, pips))
+    wait_for(lambda: not any(map(is_alive, pips)), within=5)  # killed by then; dying takes the kernel a moment
     assert [serving.forkserver()] == serving.forkservers()
     serving.close()
 

@@ -127,7 +127,8 @@ class RawClient:
         self.events: list[h2.events.Event] = []
 
     async def flush(self) -> None:
-        await self.stream.send(self.h2.data_to_send())
+        if data := self.h2.data_to_send():
+            await self.stream.send(data)
 
     async def request(self, path: str, body: bytes | None, extra=(), *, end: bool = True) -> int:
         number = self.h2.get_next_available_stream_id()
@@ -141,6 +142,7 @@ class RawClient:
     async def until(self, done: Callable[[h2.events.Event], bool], *, acknowledge: bool = True) -> h2.events.Event:
         """Read until an event is what is asked for; give it."""
         with trio.fail_after(PATIENCE_S):  # a virtual clock has no other end to what never comes
+            await self.flush()  # its preface: the server waits for that
             while True:
                 for event in self.events:  # one read may have brought it with what was waited for before
                     if done(event):
@@ -150,8 +152,7 @@ class RawClient:
                     self.events.append(event)
                     if acknowledge and isinstance(event, h2.events.DataReceived) and event.flow_controlled_length:
                         self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                if data := self.h2.data_to_send():
-                    await self.stream.send(data)
+                await self.flush()
 
     async def ended(self, number: int) -> dict[str, str]:
         """Give the last headers of a stream, when it has ended."""
