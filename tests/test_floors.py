@@ -163,6 +163,7 @@ FLOORS = {
     "actorserve.__main__": 8,
     "actorserve.command_line": 8,
     "actorserve.console": 8,
+    "actorserve.collecting": 8,
     "actorserve.screen": 8,
     "actorserve.testing": 8,
     "actorserve.serve_child": 8,

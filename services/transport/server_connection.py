@@ -1,17 +1,16 @@
-"""One connection's tasks: one that reads and keeps time, one that writes; the calls' are server_calls.py's.
+"""One connection's tasks: one that reads and keeps time; server_writer.py has the one that writes, server_calls.py the
+calls'.
 
-What lives here: the trio side of a connection: reading in turns, writing once a tick, timeouts, draining, closing.
-What must not: bytes of HTTP/2, calls, listeners.
+What lives here: the trio side of a connection: reading in turns, timeouts, draining, closing.
+What must not: bytes of HTTP/2, calls, how it is written, listeners.
 
 Rules
 1. All tasks live in the connection's nursery: when the connection is lost, every call on it is cancelled.
-2. Only the writer writes; a `flush` in this tick is one write in the next, however many calls have asked. It comes into
-   being with the first `flush` after the greeting. The first write, and the last of a connection that has no writer,
-   are the reader's: one that never makes a call is one task.
+2. A connection on which nothing goes on is one task, which wakes when something may be due (watch.py): its wait ends
+   then. Receiving can be cancelled and taken up again, over TLS too.
 3. What we close, we close politely: GOAWAY, then the end of the stream, then a while for the peer to read both.
 4. A turn does work for TURN at most (connection.py, rule 3), and other tasks run in between: trio gives every task its
    turn in each tick, so what one peer sends costs another no more than a turn a tick.
-5. The reader's wait ends when a look is due (watch.py). Receiving can be cancelled and taken up again, over TLS too.
 """
 
 from __future__ import annotations
@@ -27,25 +26,22 @@ from actorserve.services.transport import streams as s
 from actorserve.services.transport.interceptors import Proceed
 from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.pace import at_once
-from actorserve.services.transport.pieces import Octets
-from actorserve.services.transport.server_calls import OnEnd, ServerCalls, Translate
+from actorserve.services.transport.server_calls import OnEnd, Translate
+from actorserve.services.transport.server_writer import LOST, ServerWriter
 from actorserve.services.transport.tls import PeerIdentity
 from actorserve.services.transport.watch import Drain, End, Ping, Watch
-from actorserve.services.transport.writing import close_now, forget_unsent, send_parts
+from actorserve.services.transport.writing import close_now, forget_unsent, linger
 
-LINGER_S = 1.0
 READ_SIZE = 65_536
 MOST_READ = 262_144  # what is asked for of a peer that has more to send than READ_SIZE
-LINGER_READS = 64
 TURN = 64  # of cost: 64 small frames, or 16 calls, or some 4 KiB of header fields
 _DRAIN_PING = b"draining"
 _KEEPALIVE_PING = b"keepaliv"
-_LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 log = structlog.get_logger(__name__)
 
 
-class ServerConnection(ServerCalls):
+class ServerConnection(ServerWriter):
     """Drives one `Connection` over one trio stream."""
 
     def __init__(  # noqa: PLR0917  made by the server alone
@@ -61,24 +57,14 @@ class ServerConnection(ServerCalls):
         place: Callable[[float], float] = at_once,
     ) -> None:
         """`place` is for when this connection is to be told to go (pace.py)."""
-        super().__init__(peer, handlers, limits, translate, on_end, invoke, identity)
-        self.is_secure = isinstance(stream, trio.SSLStream)
+        super().__init__(stream, peer, handlers, limits, translate, on_end, invoke, identity)
         self.reason = "peer"  # who or what ended the connection, for the statistics
         self.heard_at = trio.current_time()
-        self._stream = stream
-        self._place = place
         self._over = False  # nothing more is read
-        self._closing = False
-        self._lost = False  # nothing can be written any more
         self._read_size = READ_SIZE
         self._nap = trio.CancelScope()  # of reading, until the next look
-        self._watched = True  # closely: there is no need to look before the next time
-        self._busy_pause = 0.0
-        self._sent = 0  # octets that the peer's side took
-        self._writing = False
-        self._by_reader = True  # what is to be written now is the reader's to write (rule 2)
-        self._idle: trio.Event | None = None  # set: the writer waits for it
-        self._written: trio.Event | None = None  # set: there is a writer, which has ended where it is set
+        self._watch = Watch(self.core, limits, self.heard_at, place)
+        self._attentive = True  # the next look is soon
 
     async def run(self) -> None:
         """Serve until the connection ends; close the stream."""
@@ -87,24 +73,12 @@ class ServerConnection(ServerCalls):
                 await self._live()
                 self._closing = True
                 await self._cancel_calls()
-                if not self._lost:
-                    with trio.move_on_after(LINGER_S):
-                        await self._write_last()
+                await self._write_last()
                 self._nursery.cancel_scope.cancel()
             if self.core.goaway_sent is not None:
-                await self._linger()
+                await linger(self._stream)
         finally:
             await close_now(self._stream)
-
-    def flush(self) -> None:
-        """Wake the writer (rule 2)."""
-        idle = self._idle
-        if idle is not None:
-            self._idle = None
-            idle.set()
-        elif self._written is None and not self._by_reader:
-            self._written = trio.Event()
-            self._nursery.start_soon(self._write, self._written)
 
     @property
     def draining(self) -> bool:
@@ -133,32 +107,33 @@ class ServerConnection(ServerCalls):
     # --- reading and writing ---------------------------------------------------------------------
 
     async def _live(self) -> None:
-        """Read until the end, looking now and then (rule 5)."""
+        """Read until the end, looking now and then (rule 2)."""
         if not self._over and await self._greet():
-            watch = Watch(self.core, self._limits, trio.current_time(), self._place)
-            self._busy_pause = watch.busy_pause
             while not self._over:
-                with trio.CancelScope(deadline=self._next_look(watch)) as self._nap:
+                with trio.CancelScope(deadline=self._next_look()) as self._nap:
                     while await self._read_once():
                         pass
                     return
                 if not self._over:
-                    self._look(watch)
+                    self._look()
 
     async def _greet(self) -> bool:
         """Exchange SETTINGS (RFC 9113 §3.4). The client speaks first: its preface waits for nothing of ours."""
-        core = self.core
-        with trio.move_on_after(self._limits.handshake_timeout_s or float("inf")) as self._nap:
+        core, limit = self.core, self._limits.handshake_timeout_s or float("inf")
+        with trio.move_on_after(limit) as self._nap:
             while not core.settings_seen:
                 if not await self._read_once():
                     return False
-            await self._write_here()  # no call has run yet
+        if core.settings_seen:
+            with trio.move_on_after(limit) as taken:
+                await self._write_here()  # no call has run yet
             self._by_reader = False
-            if core.wants_write:
-                self.flush()
-            return not self._over
+            if not taken.cancelled_caught:
+                if core.wants_write:
+                    self.flush()
+                return not self._over
+            self._lost = True
         if not self._over:
-            self._lost = core.settings_seen  # it takes nothing that we write
             self.end(End("handshake", frames.SETTINGS_TIMEOUT, "no SETTINGS in time"))
         return False
 
@@ -172,7 +147,7 @@ class ServerConnection(ServerCalls):
         else:
             try:
                 data = await self._stream.receive_some(self._read_size)
-            except _LOST:
+            except LOST:
                 data = b""
             if not data:
                 self._lost = True
@@ -183,9 +158,7 @@ class ServerConnection(ServerCalls):
         self._dispatch(events)
         if core.wants_write:
             self.flush()
-        if core.block_since is not None:
-            self._nap.deadline = min(self._nap.deadline, now + self._limits.handshake_timeout_s)
-        if not self._watched:
+        if not self._attentive:
             self._attend(now)
         return not core.broken
 
@@ -225,77 +198,6 @@ class ServerConnection(ServerCalls):
             case _:
                 pass
 
-    async def _write(self, ended: trio.Event) -> None:
-        core = self.core
-        try:
-            while True:
-                if not core.wants_write:
-                    if self._closing or (self._draining and not self.calls and not core.streams):
-                        break
-                    self._idle = idle = trio.Event()
-                    await idle.wait()
-                    continue
-                parts = core.take_parts()
-                for stream in core.relieved:
-                    if stream.owner is not None:
-                        stream.owner.wake()
-                if parts:
-                    await self._send(parts)
-            if self._draining and not self._closing:
-                if core.goaway_sent == frames.MAX_STREAM_ID:
-                    core.goaway(frames.NO_ERROR)
-                    await self._send(core.take_parts())
-                self._nursery.cancel_scope.cancel()
-        except _LOST:
-            self._lose()
-        ended.set()
-
-    async def _write_here(self) -> None:
-        """Write what `take_parts` gives, in the reader's task (rule 2)."""
-        try:
-            await self._send(self.core.take_parts())
-        except _LOST:
-            self._lose()
-
-    async def _write_last(self) -> None:
-        """Write what was said at the end."""
-        if self._written is None and not self.calls:
-            self._by_reader = True
-            while self.core.wants_write and not self._lost:
-                await self._write_here()
-        else:
-            self._by_reader = False
-            self.flush()
-            if self._written is not None:
-                await self._written.wait()
-
-    async def _send(self, parts: list[Octets]) -> None:
-        """Write, where the watch sees how long it takes."""
-        self._writing = True
-        await send_parts(self._stream, parts, self._progressed)
-        self._writing = False
-
-    def _progressed(self, octets: int) -> None:
-        self._sent += octets
-
-    def _lose(self) -> None:
-        """Nothing gets through any more: end the connection and its calls, without a word."""
-        self._lost = True
-        self._stop()
-
-    async def _linger(self) -> None:
-        """Let the peer read our last frames before the socket goes (rule 3)."""
-        bare = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
-        if isinstance(bare, trio.abc.HalfCloseableStream):
-            with trio.move_on_after(LINGER_S):
-                try:
-                    await bare.send_eof()
-                    for _ in range(LINGER_READS):
-                        if not await bare.receive_some(READ_SIZE):
-                            break
-                except _LOST:
-                    pass
-
     # --- time -----------------------------------------------------------------------------------
 
     def end(self, end: End) -> None:
@@ -305,19 +207,20 @@ class ServerConnection(ServerCalls):
         self.core.goaway(end.code, text=end.text)
         self._stop()
 
-    def _next_look(self, watch: Watch) -> float:
-        self._watched = not (watch.is_quiet and not self._writing)
-        return watch.next_look(trio.current_time(), self.heard_at, quiet=not self._watched)
+    def _next_look(self) -> float:
+        quiet = self._watch.is_quiet and not self._writing
+        self._attentive = not quiet
+        return self._watch.next_look(trio.current_time(), self.heard_at, quiet=quiet)
 
     def _attend(self, now: float) -> None:
-        """Look soon, at a connection that is quiet no longer."""
-        core = self.core
-        if core.streams or core.wants_write or core.unfinished_since is not None:
-            self._watched = True
-            self._nap.deadline = min(self._nap.deadline, now + self._busy_pause)
+        """Look soon, if the connection is quiet no longer."""
+        if not self._watch.is_quiet:
+            self._attentive = True
+            self._nap.deadline = min(self._nap.deadline, now + self._watch.busy_pause)
 
-    def _look(self, watch: Watch) -> None:
+    def _look(self) -> None:
         """Do what is due."""
+        watch = self._watch
         now = trio.current_time()
         if watch.write_stalled(now, self._sent, writing=self._writing):
             self.reason = "stall"

@@ -53,9 +53,7 @@ class Drain:
 class Watch:
     """Looks at one connection."""
 
-    def __init__(
-        self, core: Connection, limits: Limits, now: float, place: Callable[[float], float] = at_once
-    ) -> None:
+    def __init__(self, core: Connection, limits: Limits, now: float, place: Callable[[float], float] = at_once) -> None:
         """`place` takes a place among those that are told to go, and gives when it is (pace.py)."""
         self._core = core
         self._limits = limits
@@ -68,7 +66,7 @@ class Watch:
         self._pinged_at = -NEVER
         self._highest = 0
         self._marks: dict[int, tuple[float, bool, int]] = {}  # stream -> since when, sending?, octets then
-        self._written = (now, 0)  # since when, octets written then
+        self._written: tuple[float, int] | None = None  # since when, octets written then; while something is
         stalls = (limits.write_stall_timeout_s, limits.body_stall_timeout_s, limits.handshake_timeout_s)
         grace = limits.max_connection_age_grace_s if age else 0.0
         lives = (limits.keepalive_interval_s, limits.keepalive_timeout_s, limits.max_idle_s, age, grace)
@@ -78,7 +76,9 @@ class Watch:
     def is_quiet(self) -> bool:
         """Whether nothing is under way that could stall, but for a write that is the driver's."""
         core = self._core
-        return not (core.streams or core.wants_write or core.unfinished_since is not None)
+        return not (
+            core.streams or core.wants_write or core.unfinished_since is not None or core.block_since is not None
+        )
 
     def next_look(self, now: float, heard_at: float, *, quiet: bool) -> float:
         """Give when to look again (rule 1)."""
@@ -165,10 +165,13 @@ class Watch:
 
     def write_stalled(self, now: float, octets: int, *, writing: bool) -> bool:
         """Whether less than PROGRESS of a write was taken in its timeout; `octets`: what was taken since ever."""
-        since, then = self._written
-        if not writing or octets - then >= PROGRESS:
-            self._written = now, octets
+        if not writing:
+            self._written = None
             return False
+        since, then = self._written or (now, octets)
+        if octets - then >= PROGRESS:
+            since, then = now, octets
+        self._written = since, then
         return _past(now, since, self._limits.write_stall_timeout_s)
 
 

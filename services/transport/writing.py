@@ -1,6 +1,7 @@
 """Writing to a socket: several buffers in one system call, and how much the kernel takes before it is sent.
 
-What lives here: `send_parts`, `let_ahead`, `forget_unsent`, `close_now`. What must not: what is written, and when (outgoing.py).
+What lives here: `send_parts`, `let_ahead`, `forget_unsent`, `linger`, `close_now`.
+What must not: what is written, and when (outgoing.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from actorserve.services.transport.pieces import Octets
 
 AHEAD = 131_072  # octets that the kernel takes beyond what it has sent; trio's 16 KiB make large answers wait for us
 NO_LINGER = struct.pack("ii", 1, 0)  # on, for no time
+LINGER_S, LINGER_READS, LINGER_SIZE = 1.0, 64, 65_536
 PORTION = 65_536  # sent at a time where there is no bare socket
 
 
@@ -34,6 +36,20 @@ def forget_unsent(stream: trio.abc.Stream) -> None:
     if isinstance(bare, trio.SocketStream):
         with suppress(OSError):
             bare.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, NO_LINGER)
+
+
+async def linger(stream: trio.abc.Stream) -> None:
+    """End our side, and let the peer read our last frames before the socket goes; LINGER_S at most."""
+    bare = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if isinstance(bare, trio.abc.HalfCloseableStream):
+        with trio.move_on_after(LINGER_S):
+            try:
+                await bare.send_eof()
+                for _ in range(LINGER_READS):
+                    if not await bare.receive_some(LINGER_SIZE):
+                        break
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
 
 
 async def close_now(stream: trio.abc.Stream) -> None:

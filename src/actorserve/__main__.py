@@ -22,8 +22,6 @@ from actorserve.errors import ConfigError, StartFailed
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES, MAPPED_BYTES = 32 << 20, 8 << 20
-COLLECTED_AFTER = 700, 2, 200
-"""Small steps, and seldom a whole one: with 2,000 connections it holds everybody up for 50 ms, and finds nothing."""
 MARKER = "Model server started."
 """The line on stdout that TorchServe's users wait for."""
 DRAINED, FAILED, USAGE, KILLED = 0, 1, 2, 130
@@ -145,7 +143,6 @@ def quick_imports() -> Iterator[None]:
         if absent:
             del sys.modules["rich"]
         gc.freeze()
-        gc.set_threshold(*COLLECTED_AFTER)
         gc.enable()
 
 

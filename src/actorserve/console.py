@@ -18,6 +18,7 @@ import trio
 
 from actorserve import config, screen
 from actorserve.actors.tree_text import render
+from actorserve.collecting import collect_garbage
 from actorserve.errors import ActorserveError, ConfigError
 from actorserve.server import Server
 
@@ -58,6 +59,7 @@ class Console:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals, server, nursery)
                 nursery.start_soon(self._show, server)
+                nursery.start_soon(collect_garbage)
                 await server.run()
                 nursery.cancel_scope.cancel()
         if self._code == DRAINED:

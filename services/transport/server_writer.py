@@ -1,0 +1,127 @@
+"""The writing side of a server's connection: one write a tick, by a task that is there once it is needed.
+
+What lives here: `ServerWriter`: who writes, and when. What must not: reading, time (server_connection.py), what is
+written (outgoing.py), system calls (writing.py).
+
+Rules
+1. Only the writer writes; a `flush` in this tick is one write in the next, however many calls have asked.
+2. It comes into being with the first `flush` after the greeting. The first write, and the last of a connection that has
+   no writer, are the reader's: a connection that never makes a call is one task.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import trio
+from grpclib.const import Handler
+
+from actorserve.services.transport import frames
+from actorserve.services.transport.interceptors import Proceed
+from actorserve.services.transport.limits import Limits
+from actorserve.services.transport.pieces import Octets
+from actorserve.services.transport.server_calls import OnEnd, ServerCalls, Translate
+from actorserve.services.transport.tls import PeerIdentity
+from actorserve.services.transport.writing import LINGER_S, send_parts
+
+LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class ServerWriter(ServerCalls):
+    """The calls of a connection, and what writes their answers; `ServerConnection` adds reading and time."""
+
+    def __init__(  # noqa: PLR0917  made by the server alone
+        self,
+        stream: trio.abc.Stream,
+        peer: str,
+        handlers: Mapping[bytes, tuple[str, Handler]],
+        limits: Limits,
+        translate: Translate,
+        on_end: OnEnd | None,
+        invoke: Proceed | None,
+        identity: PeerIdentity | None,
+    ) -> None:
+        super().__init__(peer, handlers, limits, translate, on_end, invoke, identity)
+        self.is_secure = isinstance(stream, trio.SSLStream)
+        self._stream = stream
+        self._closing = False  # what is queued now is the last
+        self._lost = False  # nothing can be written any more
+        self._sent = 0  # octets that the peer's side took
+        self._writing = False
+        self._by_reader = True  # what is to be written now is the reader's to write (rule 2)
+        self._idle: trio.Event | None = None  # there: the writer waits for it
+        self._written: trio.Event | None = None  # there: there is a writer; set: it has ended
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Read no more."""
+
+    def flush(self) -> None:
+        """Wake the writer (rules 1 and 2)."""
+        idle = self._idle
+        if idle is not None:
+            self._idle = None
+            idle.set()
+        elif self._written is None and not self._by_reader:
+            self._written = trio.Event()
+            self._nursery.start_soon(self._write, self._written)
+
+    async def _write(self, ended: trio.Event) -> None:
+        core = self.core
+        try:
+            while True:
+                if not core.wants_write:
+                    if self._closing or (self._draining and not self.calls and not core.streams):
+                        break
+                    self._idle = idle = trio.Event()
+                    await idle.wait()
+                    continue
+                parts = core.take_parts()
+                for stream in core.relieved:
+                    if stream.owner is not None:
+                        stream.owner.wake()
+                if parts:
+                    await self._send(parts)
+            if self._draining and not self._closing:
+                if core.goaway_sent == frames.MAX_STREAM_ID:
+                    core.goaway(frames.NO_ERROR)
+                    await self._send(core.take_parts())
+                self._nursery.cancel_scope.cancel()
+        except LOST:
+            self._lose()
+        ended.set()
+
+    async def _write_here(self) -> None:
+        """Write what `take_parts` gives, in the reader's task (rule 2)."""
+        try:
+            await self._send(self.core.take_parts())
+        except LOST:
+            self._lose()
+
+    async def _write_last(self) -> None:
+        """Write what was said at the end, where the peer takes it in LINGER_S."""
+        with trio.move_on_after(LINGER_S):
+            if self._written is None and not self.calls:
+                self._by_reader = True
+                while self.core.wants_write and not self._lost:
+                    await self._write_here()
+            elif not self._lost:
+                self._by_reader = False
+                self.flush()
+                if self._written is not None:
+                    await self._written.wait()
+
+    async def _send(self, parts: list[Octets]) -> None:
+        """Write, where the watch sees how long it takes."""
+        self._writing = True
+        await send_parts(self._stream, parts, self._progressed)
+        self._writing = False
+
+    def _progressed(self, octets: int) -> None:
+        self._sent += octets
+
+    def _lose(self) -> None:
+        """Nothing gets through any more: end the connection and its calls, without a word."""
+        self._lost = True
+        self._stop()
