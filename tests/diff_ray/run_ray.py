@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -34,20 +35,26 @@ Answers = dict[str, ray_calls.Answer]
 Start = Callable[[Path, float], AbstractContextManager[ray_calls.Peer]]
 
 
-def answers(start: Start, scenarios: Iterable[Scenario], *, say: Callable[[str], None] = print) -> Answers:
-    """Every case's answer of one server, which is started once for each `request_timeout_s`."""
-    given: Answers = {}
+def answers(
+    start: Start, scenarios: Iterable[Scenario], *, say: Callable[[str], None] = print, at_once: bool = False
+) -> Answers:
+    """Every case's answer of one server, which is started once for each `request_timeout_s`; `at_once`: all of them."""
     scenarios = tuple(scenarios)
-    for limit in ray_cases.LIMITS:
+
+    def of(limit: float) -> Answers:
+        given: Answers = {}
         mine = [scenario for scenario in scenarios if scenario.timeout_s == limit]
         if not mine:
-            continue
+            return given
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, start(Path(name), limit) as peer:
             for scenario in mine:
                 began = time.monotonic()
                 given |= dict(ray_calls.run(peer, scenario))
                 say(f"  {scenario.name}: {time.monotonic() - began:.1f} s")
-    return given
+        return given
+
+    with ThreadPoolExecutor(len(ray_cases.LIMITS) if at_once else 1) as servers:
+        return {case: answer for some in servers.map(of, ray_cases.LIMITS) for case, answer in some.items()}
 
 
 def record(cache: Path, scenarios: Iterable[Scenario]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ RECORDING = json.loads((Path(__file__).parent / "recording.json").read_text())
 @pytest.fixture(scope="session")
 def mine():
     """Our answers to every case."""
-    return run_ray.answers(ray_peers.ours, ray_cases.SCENARIOS, say=lambda _: None)
+    return run_ray.answers(ray_peers.ours, ray_cases.SCENARIOS, say=lambda _: None, at_once=True)
 
 
 def _of(name, answers):

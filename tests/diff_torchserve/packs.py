@@ -88,7 +88,8 @@ def _pack(pack: Pack, store: Path, folder: Path) -> None:
         (folder / "network.py").write_text(pack.network)
         torch.save({"weight": torch.tensor([1.0, 10.0])}, folder / "weights.pth")
         command += ["--model-file", "network.py", "--serialized-file", "weights.pth"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    rooms = {"TMPDIR": str(folder)}  # it works in a folder of the temporary ones that has the model's name
+    subprocess.run(command, cwd=folder, env=os.environ | rooms, check=True, capture_output=True)
 
 
 def _without(store: Path, name: str, changed: dict[str, bytes | None], source: str = "rows.mar") -> None:

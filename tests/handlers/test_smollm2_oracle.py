@@ -17,7 +17,7 @@ from actorserve.handlers.prompt import SYSTEM
 
 pytestmark = pytest.mark.zoo
 
-_TOKENS = 64
+_TOKENS, _ALONE = 64, 16
 _CLOSE = 1e-3
 _SAID = [
     "What is the capital of France?",
@@ -63,12 +63,12 @@ def oracle() -> tuple[Any, Any]:
     return tokenizer, model.eval()
 
 
-def _greedy(smollm: Any, asked: list[dict[str, bytes]]) -> list[list[int]]:
+def _greedy(smollm: Any, asked: list[dict[str, bytes]], tokens: int = _TOKENS) -> list[list[int]]:
     """Each generation's token ids, all in one continuous batch; -1 stands for the end of the text."""
     chosen: list[list[int]] = [[] for _ in asked]
     running = {}
     for index, inputs in enumerate(asked):
-        state, step = smollm.prefill(Request(inputs | {"max_tokens": str(_TOKENS).encode()}))
+        state, step = smollm.prefill(Request(inputs | {"max_tokens": str(tokens).encode()}))
         _note(chosen[index], running, index, state, step)
     while running:
         for index, step in zip(list(running), smollm.step(list(running.values())), strict=True):
@@ -107,10 +107,10 @@ def test_greedy_text_is_transformers(smollm: Any, oracle: tuple[Any, Any], batch
 
 
 def test_alone_as_eight_at_a_time(smollm: Any, oracle: tuple[Any, Any], batched: list[list[int]]) -> None:
-    """One at a time gives what eight at a time give; where they part, the two logits were within 1e-3."""
+    """One at a time gives what eight at a time give (the first 16 tokens); else the two logits were within 1e-3."""
     for inputs, together in zip(_ASKED, batched, strict=True):
-        (alone,) = _greedy(smollm, [inputs])
-        if alone != together:
+        (alone,) = _greedy(smollm, [inputs], _ALONE)
+        if alone != together[:_ALONE]:
             _check(oracle[1], smollm._prompter.tokens(Request(inputs)), alone, smollm._ends)
 
 
