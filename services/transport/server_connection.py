@@ -116,6 +116,8 @@ class ServerConnection(ServerWriter):
                     return
                 if not self._over:
                     self._look()
+                if not self._over and self.core.wants_write:
+                    await self._write_own(self._limits.write_stall_timeout_s or float("inf"))
 
     async def _greet(self) -> bool:
         """Exchange SETTINGS (RFC 9113 §3.4). The client speaks first: its preface waits for nothing of ours."""
@@ -125,17 +127,10 @@ class ServerConnection(ServerWriter):
                 if not await self._read_once():
                     return False
         if core.settings_seen:
-            with trio.move_on_after(limit) as taken:
-                await self._write_here()  # no call has run yet
-            self._by_reader = False
-            if not taken.cancelled_caught:
-                if core.wants_write:
-                    self.flush()
-                return not self._over
-            self._lost = True
-        if not self._over:
+            await self._write_own(limit)
+        elif not self._over:
             self.end(End("handshake", frames.SETTINGS_TIMEOUT, "no SETTINGS in time"))
-        return False
+        return not self._over
 
     async def _read_once(self) -> bool:
         """Do one turn's work (rule 4); False at the end."""
@@ -240,5 +235,3 @@ class ServerConnection(ServerWriter):
                 self.end(end)
         if self.core.broken:
             self._stop()
-        if self.core.wants_write:
-            self.flush()

@@ -5,8 +5,8 @@ written (outgoing.py), system calls (writing.py).
 
 Rules
 1. Only the writer writes; a `flush` in this tick is one write in the next, however many calls have asked.
-2. It comes into being with the first `flush` after the greeting. The first write, and the last of a connection that has
-   no writer, are the reader's: a connection that never makes a call is one task.
+2. It comes into being with the first `flush` after the greeting. Until then the reader writes what it has to say itself
+   (SETTINGS, a PING now and then, the last GOAWAY): a connection that never makes a call is one task.
 """
 
 from __future__ import annotations
@@ -92,25 +92,32 @@ class ServerWriter(ServerCalls):
             self._lose()
         ended.set()
 
-    async def _write_here(self) -> None:
-        """Write what `take_parts` gives, in the reader's task (rule 2)."""
-        try:
-            await self._send(self.core.take_parts())
-        except LOST:
+    async def _write_own(self, limit_s: float) -> None:
+        """Have written what the reader has to say (rule 2). A peer that does not take it in that time is lost."""
+        if self._written is not None or self.calls:
+            self._by_reader = False
+            self.flush()
+            return
+        self._by_reader = True
+        with trio.move_on_after(limit_s) as taken:
+            try:
+                await self._send(self.core.take_parts())
+            except LOST:
+                self._lose()
+        self._by_reader = False
+        if taken.cancelled_caught:
             self._lose()
+        elif self.core.wants_write:  # said meanwhile
+            self.flush()
 
     async def _write_last(self) -> None:
         """Write what was said at the end, where the peer takes it in LINGER_S."""
         with trio.move_on_after(LINGER_S):
-            if self._written is None and not self.calls:
-                self._by_reader = True
-                while self.core.wants_write and not self._lost:
-                    await self._write_here()
-            elif not self._lost:
-                self._by_reader = False
+            if not self._lost and self.core.wants_write:
+                await self._write_own(LINGER_S)
+            if not self._lost and self._written is not None:
                 self.flush()
-                if self._written is not None:
-                    await self._written.wait()
+                await self._written.wait()
 
     async def _send(self, parts: list[Octets]) -> None:
         """Write, where the watch sees how long it takes."""

@@ -37,12 +37,13 @@ def tasks():
 
 
 async def test_a_connection_that_makes_no_call_is_one_task(house, autojump_clock):
-    """It reads and waits; the writer is there from the first call on."""
+    """It reads and waits, and asks for signs of life; the writer is there from the first call on."""
     before = tasks()
-    client = house.start().raw()
-    await client.flush()
-    await trio.sleep(1)
-    assert tasks() == before + 1
+    client = house.start(keepalive_interval_s=30, max_idle_s=0).raw()
+    for _ in range(5):
+        await client.until(lambda event: isinstance(event, h2.events.PingReceived))
+        await trio.sleep(1)
+        assert tasks() == before + 1
 
     await client.ended(await client.request("/test.Echo/Unary", framed(b"")))
     await trio.sleep(1)
