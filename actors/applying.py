@@ -21,7 +21,7 @@ from functools import partial
 import structlog
 import trio
 
-from actorserve.actors import registry as jobs
+from actorserve.actors import registry_jobs as jobs
 from actorserve.actors import registry_said
 from actorserve.actors.asked import Answer, Said
 from actorserve.actors.messages import ModelView, SetDefault, Spawn, State, Stop

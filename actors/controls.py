@@ -20,6 +20,7 @@ from actorserve.errors import ActorCrashed, HandlerRaised
 
 FAILURES_IN_A_ROW = 3
 """Health checks that must fail one after another before a replica is replaced, as in Ray Serve."""
+DIED = "the worker died before it had answered"
 
 
 class Controls:
@@ -29,9 +30,12 @@ class Controls:
         self._write = write
         self._ids = count(1)
         self._open: dict[int, Reply[None]] = {}
+        self._gone = False
 
     async def ask(self, content: Mapping[str, Any]) -> None:
-        """Have the worker do something. HandlerRaised: its code raised. ActorCrashed: it died first."""
+        """Have the worker do something. HandlerRaised: its code raised. ActorCrashed: it died first, or long ago."""
+        if self._gone:
+            raise ActorCrashed(DIED)
         id = next(self._ids)
         reply: Reply[None] = Reply()
         self._open[id] = reply
@@ -55,8 +59,9 @@ class Controls:
 
     def abandon_all(self) -> None:
         """The worker is gone."""
+        self._gone = True
         for reply in self._open.values():
-            fail_quietly(reply, ActorCrashed("the worker died before it had answered"))
+            fail_quietly(reply, ActorCrashed(DIED))
         self._open.clear()
 
     async def check_health(self, period_s: float, timeout_s: float) -> str:

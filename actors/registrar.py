@@ -19,7 +19,7 @@ from functools import partial
 import structlog
 import trio
 
-from actorserve.actors import registry as jobs
+from actorserve.actors import registry_jobs as jobs
 from actorserve.actors.asked import Answer, Asked, Said, Turns, Unsettled, intended, name_of
 from actorserve.actors.messages import Change, ModelSpec, Replace, SetDefault, Spawn, Stop
 from actorserve.actors.registry import Registry

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 
-from actorserve.actors.registry import defaults_of, delete, forget_choice, rows_of, write
+from actorserve.actors.registry_jobs import defaults_of, delete, forget_choice, rows_of, write
 from actorserve.actors.registry_rules import LIVE, Row, RowState, default_of, without_text
 
 

@@ -79,6 +79,7 @@ FLOORS = {
     "actorserve.actors.reload_rules": 2,
     "actorserve.actors.asked": 3,
     "actorserve.actors.registry": 3,
+    "actorserve.actors.registry_jobs": 3,
     "actorserve.actors.registry_said": 3,
     "actorserve.actors.forkserver": 3,
     "actorserve.actors.forkserver_main": 3,

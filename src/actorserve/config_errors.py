@@ -46,7 +46,7 @@ def first_error(error: ValidationError, within: Sequence[str] = ()) -> tuple[str
     match details["type"]:
         case "extra_forbidden":
             known = known_keys((*within, *location[:-1]))
-            near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(str(location[-1]), known, n=1)
             return key, "unknown key; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
         case "missing":
             field = table_at((*within, *location[:-1])).model_fields[str(location[-1])]

@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from actorserve import config
-from actorserve.actors import registry as jobs
+from actorserve.actors import registry_jobs as jobs
 from actorserve.actors.applying import Applying
 from actorserve.actors.messages import ModelSpec
 from actorserve.actors.registry import Registry

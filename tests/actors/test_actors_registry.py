@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actorserve import testing
-from actorserve.actors import registry as jobs
+from actorserve.actors import registry_jobs as jobs
 from actorserve.actors.messages import Environment, ModelSpec, Restart, Scale, SetDefault, Spawn, Stop
-from actorserve.actors.registry import Registry
+from actorserve.actors.registry import FILE, Registry, connect
 from actorserve.actors.registry_rules import (
     Entry,
     Row,
@@ -179,7 +179,7 @@ def test_an_entry_goes_alone():
 )
 def test_set_default_and_the_file(entries, default):
     """What SetDefault chose is the default while the file says nothing new of it and its version is there."""
-    connection = jobs._connect(":memory:")
+    connection = connect(":memory:")
     jobs.start(connection, {"x": entry(version="2.0"), "m": entry()})
     jobs.set_default(connection, "m", "1.0")
     for _ in range(2):
@@ -190,7 +190,7 @@ def test_set_default_and_the_file(entries, default):
 
 def test_the_file_s_default_counts_until_the_api_chooses():
     """`default = true`, then SetDefault, then the entry's other text: each time the last word counts."""
-    connection = jobs._connect(":memory:")
+    connection = connect(":memory:")
     for text, version in (("a", "2.0"), ("b", "2.0")):
         entries = {"m": entry(), "x": replace(entry(version="2.0", text=text), is_default=True)}
         _, rows, chosen = jobs.start(connection, entries)
@@ -204,7 +204,7 @@ def test_the_file_s_default_counts_until_the_api_chooses():
 async def test_a_registry_of_format_1(tmp_path):
     """Rows from before entries had keys of their own are those of the entries that are called like their models."""
     (tmp_path / "state").mkdir()
-    connection = sqlite3.connect(tmp_path / "state" / jobs.FILE)
+    connection = sqlite3.connect(tmp_path / "state" / FILE)
     connection.executescript(
         "CREATE TABLE models (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, version TEXT NOT NULL,"
         " state TEXT NOT NULL, spec TEXT, text TEXT, workers_min INTEGER, workers_max INTEGER, UNIQUE (name, version));"
@@ -262,7 +262,7 @@ def test_a_start_is_idempotent(drawn, said, defaults):
     entries = {
         key: replace(entry(name, version, text), is_default=key in defaults) for key, name, version, text in said
     }
-    connection = jobs._connect(":memory:")
+    connection = connect(":memory:")
     for row in drawn:
         jobs.write(connection, row)
     _, rows, chosen = jobs.start(connection, entries)
@@ -377,11 +377,11 @@ async def test_one_server_one_folder(tmp_path):
 
 async def test_a_file_that_cannot_be_used(tmp_path):
     """What is no database, and what a newer release wrote, is refused by name, and the lock is given back."""
-    (tmp_path / jobs.FILE).write_bytes(b"not a database, but long enough to be taken for one" * 100)
+    (tmp_path / FILE).write_bytes(b"not a database, but long enough to be taken for one" * 100)
     with pytest.raises(StartFailed, match="cannot be used: file is not a database"):
         await Registry(tmp_path).open()
-    (tmp_path / jobs.FILE).unlink()
-    connection = sqlite3.connect(tmp_path / jobs.FILE)
+    (tmp_path / FILE).unlink()
+    connection = sqlite3.connect(tmp_path / FILE)
     connection.execute("PRAGMA user_version=99")
     connection.close()
     with pytest.raises(StartFailed, match="newer release"):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from universe import run_virtually, until
 
 from actorserve import config, testing
-from actorserve.actors import registry as jobs
+from actorserve.actors import registry_jobs as jobs
 from actorserve.actors.messages import Infer, ModelSpec, Replace, Scale, SetDefault, Spawn, State, Stop
 from actorserve.actors.registry_rules import Entry, RowState, read_spec, to_spawn
 from actorserve.errors import ActorserveError, ConfigError, LoadFailed, NoSuchModel, StateFailed

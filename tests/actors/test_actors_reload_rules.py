@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from actorserve.actors import registry as jobs
+from actorserve.actors import registry_jobs as jobs
 from actorserve.actors.messages import ModelSpec
+from actorserve.actors.registry import connect
 from actorserve.actors.registry_rules import (
     LIVE,
     Entry,
@@ -226,7 +227,7 @@ def test_a_reload_comes_to_what_a_start_comes_to(drawn, first, second):
     """Whatever the API has done since: reloading a file, and restarting with it, run the same models; reloading it
     again asks for nothing.
     """
-    connection = jobs._connect(":memory:")
+    connection = connect(":memory:")
     for row in drawn:
         jobs.write(connection, row)
     _, rows, _ = jobs.start(connection, first)
@@ -249,7 +250,7 @@ def test_the_default_moves_with_its_entry(drawn, said, chosen):
     """At a start the default is what the file says anew; else a model whose entry has another version keeps that as its
     default, if the old one was; else it is what it was, as long as it is there.
     """
-    connection = jobs._connect(":memory:")
+    connection = connect(":memory:")
     for row in drawn:
         jobs.write(connection, row)
     for name, version in chosen.items():

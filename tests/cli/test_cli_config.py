@@ -25,6 +25,7 @@ MISTAKES = {
     "[server]\ngrace = 3": "server.grace: unknown key; did you mean grace_s?",
     "[sever]\ngrace_s = 3": "sever: unknown key; did you mean server?",
     "[server]\nzzz = 3": f"server.zzz: unknown key; known here: {', '.join(config.Server.model_fields)}",
+    MODEL + "model_dir = 'x'": f"models.m.model_dir: unknown key; known here: {', '.join(config.Model.model_fields)}",
     MODEL + "batchsize = 3": "models.m.batchsize: unknown key; did you mean batch_size?",
     MODEL + "workers = { mn = 3 }": "models.m.workers.mn: unknown key; did you mean min?",
     "[models.server]\nhandler = 'a:B'\nbatchsize = 3": "models.server.batchsize: unknown key; did you mean batch_size?",
