@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -301,6 +302,33 @@ def test_server_loads_no_torch_and_runs_no_asyncio(tmp_path):
         server.process.send_signal(signal.SIGINT)
         assert server.wait_end() == 0
     assert server.lines["out"][-1] == "LOADED []\n"
+
+
+COLLECTS = """
+import gc, itertools
+by_itself = []
+gc.callbacks.append(lambda phase, info: by_itself.append(gc.isenabled()))
+from actorserve.__main__ import main
+try:
+    main()
+finally:
+    print("LOOKS", max(len(list(some)) for python, some in itertools.groupby(by_itself) if not python))
+"""
+
+
+def test_a_server_looks_for_garbage_at_times_of_its_own(tmp_path):
+    """While it serves, its process does so again and again, and Python never by itself in between (collecting.py)."""
+    config = configured(tmp_path, ECHO)
+    with (
+        running(config, folder=tmp_path, start=("-c", COLLECTS)) as server,
+        grpc.insecure_channel(server.address()) as channel,
+    ):
+        server.wait_ready()
+        assert all(predict(channel, "echo").result().prediction == b"hello" for _ in range(100))
+        time.sleep(2)
+        server.process.send_signal(signal.SIGINT)
+        assert server.wait_end() == 0
+    assert int(server.lines["out"][-1].removeprefix("LOOKS ")) > 20
 
 
 async def test_hang_ups_while_it_starts(autojump_clock):
