@@ -63,7 +63,10 @@ class Reply(Generic[T]):
                 self._event = trio.Event()
             await self._event.wait()
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                del self  # else the error's traceback would hold what holds the error
         return self._value  # type: ignore[return-value]  # set: the value is a T, which may be None
 
     def abandon(self) -> None:
@@ -71,8 +74,9 @@ class Reply(Generic[T]):
         if self.is_set or self.abandoned:
             return
         self.abandoned = True
-        if self.on_abandon is not None:
-            self.on_abandon()
+        tell, self.on_abandon = self.on_abandon, None  # which may hold who holds this
+        if tell is not None:
+            tell()
 
 
 class Chunks(Generic[C]):
@@ -153,8 +157,9 @@ class Chunks(Generic[C]):
             return
         self.abandoned = True
         self._chunks.clear()
-        if not self.is_set and self.on_abandon is not None:
-            self.on_abandon()
+        tell, self.on_abandon, self.on_taken = self.on_abandon, None, None  # as in `Reply.abandon`
+        if not self.is_set and tell is not None:
+            tell()
 
 
 class ReplyStream(Chunks[bytes]):

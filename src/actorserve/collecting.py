@@ -2,14 +2,14 @@
 
 By itself Python looks for garbage when so many more objects were made than freed, at all that was made since. Where
 connections come as fast as others go that is seldom, and each look is long: 5 to 70 ms with 2,000 connections. It finds
-nothing: what a call and a connection leave is freed by counting references.
+next to nothing: what a call and a connection leave is freed by counting references.
 
 What lives here: `Timing`, which decides, and `collect_garbage`, which does it.
 What must not: anything that makes garbage.
 
 Rules
 1. Young objects are looked at again and again; the pause between is as long as lets one look take about LOOK_S.
-2. All objects are looked at when what is allocated has doubled since the last time and grown by GROWTH, or after ALL_S.
+2. All objects are looked at when what is allocated has grown by half and GROWTH since the last time, or after ALL_S.
    Counting it takes as long as a look: it is done every COUNT_S.
 3. This changes the whole process: only a server that has one to itself does it.
 """
@@ -50,7 +50,7 @@ class Timing:
         self._counted_at = now
         blocks = count()
         self._left = min(self._left, blocks)
-        return now - self._looked_at >= ALL_S or blocks >= 2 * self._left + GROWTH
+        return now - self._looked_at >= ALL_S or blocks >= 1.5 * self._left + GROWTH
 
     def looked_at_all(self, now: float, blocks: int) -> None:
         """Note that it was done, and what was left."""

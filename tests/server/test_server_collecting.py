@@ -35,7 +35,7 @@ def test_the_pause_stays_within_its_bounds(looks):
         assert seconds >= LOOK_S / 2 or timing.pause >= before
 
 
-GROWN = 2 * 50_000 + GROWTH
+GROWN = 75_000 + GROWTH
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ GROWN = 2 * 50_000 + GROWTH
     ],
 )
 def test_when_all_objects_are_looked_at(now, blocks, due):
-    """When what is allocated has doubled and grown much, or after a quarter of an hour."""
+    """When what is allocated has grown by half and more, or after a quarter of an hour."""
     assert Timing(0.0, 50_000).all_are_due(now, lambda: blocks) is due
 
 
