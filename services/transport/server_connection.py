@@ -57,7 +57,9 @@ class ServerConnection(ServerWriter):
         place: Callable[[float], float] = at_once,
     ) -> None:
         """`place` is for when this connection is to be told to go (pace.py)."""
-        super().__init__(stream, peer, handlers, limits, translate, on_end, invoke, identity)
+        super().__init__(peer, handlers, limits, translate, on_end, invoke, identity)
+        self.is_secure = isinstance(stream, trio.SSLStream)
+        self._stream = stream
         self.reason = "peer"  # who or what ended the connection, for the statistics
         self.heard_at = trio.current_time()
         self._over = False  # nothing more is read

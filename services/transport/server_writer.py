@@ -12,17 +12,12 @@ Rules
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 
 import trio
-from grpclib.const import Handler
 
 from actorserve.services.transport import frames
-from actorserve.services.transport.interceptors import Proceed
-from actorserve.services.transport.limits import Limits
 from actorserve.services.transport.pieces import Octets
-from actorserve.services.transport.server_calls import OnEnd, ServerCalls, Translate
-from actorserve.services.transport.tls import PeerIdentity
+from actorserve.services.transport.server_calls import ServerCalls
 from actorserve.services.transport.writing import LINGER_S, send_parts
 
 LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -31,27 +26,14 @@ LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 class ServerWriter(ServerCalls):
     """The calls of a connection, and what writes their answers; `ServerConnection` adds reading and time."""
 
-    def __init__(  # noqa: PLR0917  made by the server alone
-        self,
-        stream: trio.abc.Stream,
-        peer: str,
-        handlers: Mapping[bytes, tuple[str, Handler]],
-        limits: Limits,
-        translate: Translate,
-        on_end: OnEnd | None,
-        invoke: Proceed | None,
-        identity: PeerIdentity | None,
-    ) -> None:
-        super().__init__(peer, handlers, limits, translate, on_end, invoke, identity)
-        self.is_secure = isinstance(stream, trio.SSLStream)
-        self._stream = stream
-        self._closing = False  # what is queued now is the last
-        self._lost = False  # nothing can be written any more
-        self._sent = 0  # octets that the peer's side took
-        self._writing = False
-        self._by_reader = True  # what is to be written now is the reader's to write (rule 2)
-        self._idle: trio.Event | None = None  # there: the writer waits for it
-        self._written: trio.Event | None = None  # there: there is a writer; set: it has ended
+    _stream: trio.abc.Stream
+    _closing = False  # what is queued now is the last
+    _lost = False  # nothing can be written any more
+    _sent = 0  # octets that the peer's side took
+    _writing = False
+    _by_reader = True  # what is to be written now is the reader's to write (rule 2)
+    _idle: trio.Event | None = None  # there: the writer waits for it
+    _written: trio.Event | None = None  # there: there is a writer; set: it has ended
 
     @abstractmethod
     def _stop(self) -> None:
